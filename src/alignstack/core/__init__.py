@@ -1,0 +1,1 @@
+"""Words and data that every floor shares. Standard library only; nothing here does I/O."""

@@ -1,0 +1,88 @@
+"""The layer protocol: one method in, one verdict out.
+
+A layer sees a read-only view and returns a `Verdict`; the engine acts on it. No layer calls another one, so every
+verdict stays separate and attribution can say who did what.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from alignstack.core.messages import Conversation, digest, user_text
+from alignstack.core.verdict import Verdict
+
+Phase = Literal["request", "prompt", "model", "tool_call", "tool_result", "output"]
+PHASES: tuple[Phase, ...] = ("request", "prompt", "model", "tool_call", "tool_result", "output")
+"""In the order in which a request meets them."""
+
+Kind = Literal["veto", "modifier"]
+"""A veto never changes what others see; a modifier does."""
+
+Side = Literal["training", "inference"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a layer sees. The text a layer judges is `text`: the user's turns before the model, the draft after it."""
+
+    phase: Phase
+    messages: Conversation
+    """The conversation as it stands in this phase, modifiers before this layer applied."""
+    draft: str | None = None
+    """The model's answer so far (output phase only)."""
+    final: bool = True
+    """False while a stream is still running and `draft` is a prefix."""
+    caller: str = ""
+    """Opaque id of who asks (key or safety identifier); never a secret."""
+    audit: bool = False
+    """True in evaluate-all runs: layers with a memory of callers (limits) must abstain."""
+
+    @property
+    def text(self) -> str:
+        return self.draft if self.draft is not None else user_text(self.messages)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the exact input bytes: with the layer's version, the key of the memo."""
+        return digest(self.phase, self.messages, self.draft, self.final)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What a layer declares that it covers: the `should` of attribution."""
+
+    hazards: frozenset[str] | None = None
+    """Canonical hazard ids; None = every hazard of the policy."""
+    max_chars: int | None = None
+    """The layer judges only the first `max_chars` characters; None = all of them."""
+
+    def covers(self, hazard: str | None) -> bool:
+        """An item without a hazard id counts as covered."""
+        return hazard is None or self.hazards is None or hazard in self.hazards
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerInfo:
+    """The facts about a layer that the engine and attribution need."""
+
+    name: str
+    """Unique in the stack."""
+    use: str
+    """The registered kind of layer, for example `keyword`."""
+    phases: tuple[Phase, ...]
+    kind: Kind
+    version: str
+    """Changes whenever the same input could get another verdict (hash of configuration and weights)."""
+    side: Side = "inference"
+    scope: Scope = field(default_factory=Scope)
+    window: int | None = None
+    """Output layers on streams: check at least every `window` tokens. None = the engine's default."""
+    stateful: bool = False
+    """True when verdicts depend on more than the view (rate limits): never memoised, abstains in audits."""
+
+
+class Layer(Protocol):
+    """One safeguard. Sees a read-only view, returns a verdict, changes nothing itself."""
+
+    info: LayerInfo
+
+    async def check(self, view: View) -> Verdict: ...
