@@ -1,0 +1,24 @@
+"""`alignstack classify`."""
+
+from pathlib import Path
+
+import click
+
+from alignstack.cli import options
+
+
+@click.command()
+@options.option("--layer", required=True, metavar="NAME", help="A classifier layer of the stack.")
+@options.stack
+@options.as_json
+def classify(layer: str, stack_file: Path | None, as_json: bool) -> None:
+    """Score texts with one classifier layer: JSON lines in, JSON lines out.
+
+    Reads {"id", "text"} lines from stdin and prints {"id", "score", "hazards"} for each, in order. Always JSON lines,
+    with --json one JSON array.
+
+    \b
+    Example:
+      echo '{"id": "1", "text": "How do I bake bread?"}' | alignstack classify --layer classifier
+    """
+    raise NotImplementedError

@@ -1,0 +1,72 @@
+"""Where output goes: one document to stdout, everything that is said on the way to stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+Progress = Callable[[int, int], None]
+"""Called with items finished and items in all."""
+
+
+def emit(document: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, on stderr."""
+    click.echo(printable(text), err=True)
+
+
+def printable(text: str) -> str:
+    """Text from a model, a file or a user, line by line, with everything that could steer a terminal as an escape."""
+    from alignstack.report.escape import visible
+
+    return "\n".join(visible(line) for line in text.split("\n"))
+
+
+def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Aligned columns on stdout; on a pipe nothing is cut."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(*headings, box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        grid.add_row(*(Text(printable(cell)) for cell in row))
+    console = Console()
+    console.print(grid, width=None if console.is_terminal else 10_000, no_wrap=not console.is_terminal, crop=False)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Progress]:
+    """A bar with the time left on stderr; on a pipe one line for each tenth."""
+    if not sys.stderr.isatty():
+        yield _tenths(title)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _tenths(title: str) -> Progress:
+    said = -1
+
+    def update(done: int, total: int) -> None:
+        nonlocal said
+        tenth = 10 * done // max(total, 1)
+        if tenth > said:
+            said = tenth
+            say(f"{title}: {done}/{total}")
+
+    return update

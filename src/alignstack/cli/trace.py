@@ -1,0 +1,63 @@
+"""`alignstack trace ls|show|replay`."""
+
+from pathlib import Path
+
+import click
+
+from alignstack.cli import options
+
+
+@click.group()
+def trace() -> None:
+    """The requests that went down a stack, and every event that happened to them.
+
+    \b
+    Example:
+      alignstack trace ls --limit 5
+    """
+
+
+@trace.command()
+@options.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Newest N traces.")
+@options.as_json
+def ls(limit: int, as_json: bool) -> None:
+    """The newest traces.
+
+    \b
+    Example:
+      alignstack trace ls --limit 5
+    """
+    raise NotImplementedError
+
+
+@trace.command()
+@click.argument("trace_id")
+@options.as_json
+def show(trace_id: str, as_json: bool) -> None:
+    """Every event of one trace.
+
+    \b
+    Example:
+      alignstack trace show 4f1c2d
+    """
+    raise NotImplementedError
+
+
+@trace.command()
+@click.argument("trace_id")
+@options.stack
+@options.option("--off", multiple=True, metavar="LAYER", help="Replay without this layer; repeatable.")
+@options.option("--reference", is_flag=True, help="Replay with the reference checkpoint in place of the weights.")
+@options.option("--threshold", "thresholds", multiple=True, metavar="LAYER=X", help="Replay with another threshold.")
+@options.as_json
+def replay(
+    trace_id: str, stack_file: Path | None, off: tuple[str, ...], reference: bool, thresholds: tuple[str, ...],
+    as_json: bool,
+) -> None:  # fmt: skip
+    """The same request again with one thing changed.
+
+    \b
+    Example:
+      alignstack trace replay 4f1c2d --off classifier
+    """
+    raise NotImplementedError
