@@ -6,7 +6,7 @@ Values are never quoted in messages, since `${NAME}` may have put a secret into 
 import os
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -74,9 +74,12 @@ def _loader(file: str, duplicates: list[Problem]) -> type[yaml.SafeLoader]:
             first: dict[str, int] = {}
             for key, _ in node.value:
                 line = key.start_mark.line + 1
-                if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, line) != line:
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                if key.value in first:
                     what = f"key {key.value!r} again; it stands on line {first[key.value]} already"
                     duplicates.append(Problem(where=f"{file}:{line}", what=what))
+                first.setdefault(key.value, line)
             return super().construct_mapping(node, deep)
 
     return Loader
@@ -150,28 +153,23 @@ def _where(file: str, at: str) -> str:
 def problems(error: ValidationError, file: str, model: type[BaseModel], at: str = "") -> list[Problem]:
     """What is wrong, in plain words, one entry per YAML path. `at` is the path of the data that `model` describes.
     Of the alternatives of a union only the first complaint per path is kept."""
-    found: dict[tuple[str, str], Problem] = {}
-    seen: set[str] = set()
+    found: dict[str, Problem] = {}
     for detail in error.errors(include_url=False):
-        path, parent = _locate(model, detail["loc"], at)
-        where = _where(file, path)
-        if path in seen:
-            continue
-        seen.add(path)
-        what = _plain(detail, parent)
-        found.setdefault((where, what), Problem(where=where, what=what))
+        path, parent = _locate(model, detail, at)
+        found.setdefault(path, Problem(where=_where(file, path), what=_plain(detail, parent)))
     return list(found.values())
 
 
-def _locate(model: Any, loc: Sequence[str | int], at: str) -> tuple[str, type[BaseModel] | None]:
+def _locate(model: type[BaseModel], detail: ErrorDetails, at: str) -> tuple[str, type[BaseModel] | None]:
     """The YAML path of an error, without the names that pydantic puts in for the members of a union, and the model
     that holds the last key."""
+    unknown = detail["loc"][-1] if detail["type"] == "extra_forbidden" else None
     parent: type[BaseModel] | None = None
     here: list[Any] = [model]
-    for step in loc:
+    for step in detail["loc"]:
         parents = [kind for kind in here if isinstance(kind, type) and issubclass(kind, BaseModel)]
         below = [child for kind in here for child in _children(kind, step)]
-        if not below and not parents:
+        if not below and step != unknown:
             continue  # the name of a union member or of a validator: not something the user wrote
         parent = next((kind for kind in parents if step in _keys(kind)), parents[0] if parents else None)
         at, here = join(at, step), below
