@@ -13,9 +13,9 @@ from alignstack.cli import options
 @options.option("--label", type=options.LABEL, help="What the request is; `alignstack why` uses it.")
 @options.as_json
 def ask(text: str, stack_file: Path | None, label: str | None, as_json: bool) -> None:
-    """One request down the stack: what each layer said, and what would have happened without it (measured by replay).
+    """One request down the stack, and what each layer did to it.
 
-    TEXT `-` reads stdin. The trace is kept: see `alignstack why` and `alignstack trace`.
+    Also says what would have happened without each layer, measured by replay. TEXT `-` reads stdin. The trace is kept: see `alignstack why` and `alignstack trace`.
 
     \b
     Example:

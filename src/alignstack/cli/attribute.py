@@ -29,7 +29,10 @@ def attribute(
     ctx: click.Context, run: Path, html: Path | None, junit: Path | None, sarif: Path | None, max_asr: float | None,
     max_over_refusal: float | None, budget: float, as_json: bool,
 ) -> None:  # fmt: skip
-    """What each layer of a run is worth, where its failures came from, and the cheapest fix of each.
+    """What each layer of a run is worth, and where it failed.
+
+    Rates, three numbers per layer, common-mode failure, and for each failure its cause and cheapest fix; optionally
+    a gate.
 
     \b
     Example:

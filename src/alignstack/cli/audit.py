@@ -34,7 +34,10 @@ def audit(
     stack_file: Path | None, suites: tuple[Path, ...], attacks: tuple[str, ...], limit: int | None, draws: int,
     seed: int, out: Path, resume: bool, concurrency: int, as_json: bool,
 ) -> None:  # fmt: skip
-    """Ask every layer about every prompt, also after another has blocked, and keep all of it.
+    """Ask every layer about every prompt of the suites.
+
+    Also after another layer has blocked, and with every subset of what changes the prompt, so that attribution needs
+    no further run. Killed and resumed, it loses no finished item.
 
     \b
     Example:

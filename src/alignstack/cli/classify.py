@@ -12,10 +12,10 @@ from alignstack.cli import options
 @options.stack
 @options.as_json
 def classify(layer: str, stack_file: Path | None, as_json: bool) -> None:
-    """Score texts with one classifier layer: JSON lines in, JSON lines out.
+    """Score texts with one classifier layer, as JSON lines.
 
-    Reads {"id", "text"} lines from stdin and prints {"id", "score", "hazards"} for each, in order. Always JSON lines,
-    with --json one JSON array.
+    Reads {"id", "text"} lines from stdin and prints {"id", "score", "hazards"} for each, in order; with --json all of
+    them as one JSON array.
 
     \b
     Example:

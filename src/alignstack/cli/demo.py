@@ -18,9 +18,10 @@ from alignstack.cli import options
 @options.limit
 @options.as_json
 def demo(out: Path, limit: int | None, as_json: bool) -> None:
-    """One request down the built-in stack, then an audit of it on real prompts, with attribution.
+    """One request and an audit of the built-in stack, explained.
 
-    Needs no key, no GPU and no network. Writes report.json and a one-file report.html.
+    The request goes down the stack layer by layer; the audit runs on real prompts, with attacks, and attribution says
+    what each layer is worth and where each failure came from. Needs no key, no GPU and no network. Writes report.json and a one-file report.html.
 
     \b
     Example:

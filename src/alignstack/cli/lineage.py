@@ -13,7 +13,9 @@ from alignstack.cli.console import emit, table
 @click.argument("checkpoint", type=options.FOLDER)
 @options.as_json
 def lineage(checkpoint: Path, as_json: bool) -> None:
-    """The parents of a checkpoint, oldest first, each checked against the hash its child recorded.
+    """The parents of a checkpoint, oldest first.
+
+    Each is checked against the hash that its child recorded.
 
     \b
     Example:

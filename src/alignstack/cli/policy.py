@@ -1,11 +1,12 @@
 """`alignstack policy check|diff`."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from alignstack.cli import options
-from alignstack.cli.console import emit
+from alignstack.cli.console import emit, printable
 
 
 @click.group()
@@ -22,20 +23,28 @@ def policy() -> None:
 @click.argument("file", type=options.FILE, required=False)
 @options.as_json
 def check(file: Path | None, as_json: bool) -> None:
-    """Validate a policy file, or the built-in policy: every problem at once.
+    """Validate a policy file, or the built-in policy: every problem at once, then what is legal but doubtful.
 
     \b
     Example:
       alignstack policy check policy.yaml
     """
-    from alignstack.policy import load
+    from alignstack import policy
 
-    loaded = load(file)
-    facts = {"policy": str(file or "built-in"), "fingerprint": loaded.fingerprint, "hazards": sorted(loaded.hazards)}
+    name = str(file or "built-in policy")
+    loaded = policy.load(file)
+    doubts = policy.check(loaded, name)
     if as_json:
-        emit(facts)
+        emit({
+            "policy": name, "version": loaded.version, "fingerprint": loaded.fingerprint,
+            "hazards": list(loaded.hazards), "principles": len(loaded.principles),
+            "doubts": [asdict(doubt) for doubt in doubts],
+        })  # fmt: skip
         return
-    click.echo(f"{facts['policy']} is valid: {len(loaded.hazards)} hazards, fingerprint {loaded.fingerprint[:12]}")
+    click.echo(f"{name}: valid; {len(loaded.hazards)} hazards, {len(loaded.principles)} principles")
+    click.echo(f"fingerprint {loaded.fingerprint}")
+    for doubt in doubts:
+        click.echo(printable(f"doubtful: {doubt}"))
 
 
 @policy.command()
@@ -43,13 +52,19 @@ def check(file: Path | None, as_json: bool) -> None:
 @click.argument("new", type=options.FILE)
 @options.as_json
 def diff(old: Path, new: Path, as_json: bool) -> None:
-    """What changes between two policy files, in the policy's own words.
+    """What changes between two policy files, path by path.
 
     \b
     Example:
       alignstack policy diff policy.yaml policy-next.yaml
     """
-    from alignstack.policy import load
-    from alignstack.policy.diff import diff as differences
+    from alignstack import policy
 
-    emit(differences(load(old), load(new)))
+    changes = policy.diff(policy.load(old), policy.load(new))
+    if as_json:
+        emit([asdict(change) for change in changes])
+        return
+    for change in changes:
+        click.echo(printable(str(change)))
+    if not changes:
+        click.echo("no difference")

@@ -10,7 +10,7 @@ from alignstack.cli.console import emit
 @click.argument("what", type=click.Choice(["stack", "policy"]), default="stack")
 @options.as_json
 def schema(what: str, as_json: bool) -> None:
-    """The JSON Schema of stack or policy files, for editors and checks; always JSON.
+    """The JSON Schema of stack or policy files, always as JSON.
 
     \b
     Example:
@@ -21,6 +21,6 @@ def schema(what: str, as_json: bool) -> None:
 
         emit(stack_schema())
     else:
-        from alignstack.policy.schema import policy_schema
+        from alignstack import policy
 
-        emit(policy_schema())
+        emit(policy.schema())

@@ -9,7 +9,7 @@ from alignstack.cli import options
 
 @click.group()
 def trace() -> None:
-    """The requests that went down a stack, and every event that happened to them.
+    """Requests that went down a stack, and what happened to them.
 
     \b
     Example:

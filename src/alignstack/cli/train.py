@@ -14,7 +14,9 @@ recipe = options.option("--config", type=options.FILE, required=True, metavar="R
 
 @click.group()
 def train() -> None:
-    """Train a model or a classifier from a recipe; needs the `train` extra.
+    """Train a model or a classifier from a recipe.
+
+    Needs the `train` extra: pip install 'alignstack[train]'.
 
     \b
     Example:

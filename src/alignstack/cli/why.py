@@ -13,7 +13,10 @@ from alignstack.cli import options
 @options.option("--label", type=options.LABEL, help="What the request was, for traces of `ask`.")
 @options.as_json
 def why(trace_id: str, run: Path | None, label: str | None, as_json: bool) -> None:
-    """The diagnosis of one request, the replays behind it, and the cheapest fix on each side.
+    """Why one request ended as it did, and the cheapest fix.
+
+    Gives the diagnosis, the replays behind it, and the cheapest fix on each side, training time and run time.
+    TRACE_ID is a trace of `ask`, or with --run a trace or item of an audit.
 
     \b
     Example:
