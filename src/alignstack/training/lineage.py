@@ -1,0 +1,90 @@
+"""Where a checkpoint comes from: one `lineage.json` beside each set of weights, chained by hash from stage to stage."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from alignstack.core.errors import DataError
+
+FILE = "lineage.json"
+WEIGHTS = "model.safetensors"
+LIBRARIES = ("torch", "transformers", "trl", "tokenizers", "datasets", "accelerate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One training stage, as the file on disk says it."""
+
+    stage: str
+    """The name in the recipe, for example `helpful`."""
+    method: str
+    """`pretrain`, `sft`, …"""
+    weights: str
+    """SHA-256 of the weights this stage produced."""
+    parent: str | None
+    """SHA-256 of the weights it started from; None for a model trained from scratch."""
+    parent_path: str | None
+    """Where the parent lies, relative to this checkpoint."""
+    recipe: str
+    """SHA-256 of the recipe file."""
+    data: dict[str, str]
+    """File name → SHA-256."""
+    seed: int
+    tokens: int
+    """Tokens seen in training."""
+    seconds: float
+    libraries: dict[str, str] = field(default_factory=dict)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(
+    checkpoint: Path, *, stage: str, method: str, parent: Path | None, recipe: Path, data: Iterable[Path], seed: int,
+    tokens: int, seconds: float,
+) -> Stage:  # fmt: skip
+    """Describe a finished checkpoint; its weights must be on disk already."""
+    record = Stage(
+        stage=stage,
+        method=method,
+        weights=sha256(checkpoint / WEIGHTS),
+        parent=sha256(parent / WEIGHTS) if parent else None,
+        parent_path=os.path.relpath(parent, checkpoint) if parent else None,
+        recipe=sha256(recipe),
+        data={path.name: sha256(path) for path in data},
+        seed=seed,
+        tokens=tokens,
+        seconds=round(seconds, 1),
+        libraries={name: version(name) for name in LIBRARIES},
+    )
+    (checkpoint / FILE).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+def read(checkpoint: Path) -> Stage:
+    """One stage. Raises DataError when the file is missing or broken."""
+    path = checkpoint / FILE
+    try:
+        return Stage(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise DataError(f"{str(checkpoint)!r} has no {FILE}: not a checkpoint of `alignstack train`") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error}") from None
+
+
+def chain(checkpoint: Path) -> list[Stage]:
+    """All stages, oldest first. Raises DataError when a parent's weights are not the ones the child started from."""
+    stages = [read(checkpoint)]
+    while (parent := stages[-1].parent_path) is not None:
+        checkpoint = (checkpoint / parent).resolve()
+        found = read(checkpoint)
+        if found.weights != stages[-1].parent:
+            raise DataError(f"{str(checkpoint)!r} was retrained after {stages[-1].stage!r} was made from it")
+        stages.append(found)
+    return stages[::-1]
