@@ -1,0 +1,62 @@
+"""One HTML file: no network, no fonts, no libraries; plots are inline SVG made here.
+
+What stops hostile text in it: Jinja's autoescape, `escape.visible` on everything that a model or a user wrote, and a
+content security policy that allows exactly this page's style and script, by hash.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from alignstack.report import sentences, words
+from alignstack.report.ask import Row
+from alignstack.report.charts.causes import causes
+from alignstack.report.charts.forest import forest
+from alignstack.report.charts.overlap import overlap
+from alignstack.report.charts.tradeoff import tradeoff
+from alignstack.report.charts.waterfall import waterfall
+from alignstack.report.document import failures
+from alignstack.report.escape import visible
+from alignstack.report.schema import Report
+
+
+def render(report: Report, *, steps: Sequence[Row] = (), request: str = "") -> str:
+    """The page. `steps` is the table of one request (`ask.rows`), shown first, with `request` as its caption."""
+    environment = _environment()
+    style, script = environment.get_template("style.css").render(), environment.get_template("script.js").render()
+    return environment.get_template("report.html.j2").render(
+        report=report, steps=steps, request=request, failures=failures(report), words=words,
+        sentences=sentences,        style=Markup(style), style_hash=_hash(style), script=Markup(script), script_hash=_hash(script), plots=_plots(report),
+    )  # fmt: skip
+
+
+def heat(value: float | None, ramp: str) -> str:
+    """The class that shades a cell: eleven steps from 0 to 1; negative values are not shaded."""
+    return "" if value is None else f"{ramp}{round(10 * min(max(value, 0.0), 1.0))}"
+
+
+def _plots(report: Report) -> SimpleNamespace:
+    return SimpleNamespace(
+        waterfall=waterfall(report), tradeoff=tradeoff(report), overlap=overlap(report), causes=causes(report), forest=forest
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("alignstack.report"),
+        autoescape=select_autoescape(("html", "j2")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    plain = (words.percent, words.points, words.span, words.signed_span, words.rate, words.short_rate, words.seconds, words.plural)
+    environment.filters |= {function.__name__: function for function in (*plain, visible, heat)}
+    return environment
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
