@@ -1,0 +1,91 @@
+"""One layer asked about one view: in time or not, a verdict or a fault, never an exception."""
+
+import asyncio
+from dataclasses import replace
+
+from alignstack.core.events import Fault, LayerError, LayerEvent
+from alignstack.core.layer import View
+from alignstack.core.messages import Conversation, Message
+from alignstack.core.ports import Clock
+from alignstack.core.verdict import Verdict
+from alignstack.engine.stack import Placed
+
+Answer = LayerEvent | LayerError
+
+
+def narrowed(view: View, max_chars: int | None) -> View:
+    """What a layer that judges only the first `max_chars` characters is given."""
+    if max_chars is None or len(view.text) <= max_chars:
+        return view
+    if view.draft is not None:
+        return replace(view, draft=view.draft[:max_chars])
+    return replace(view, messages=_first_chars(view.messages, max_chars))
+
+
+def _first_chars(messages: Conversation, left: int) -> Conversation:
+    """User turns cut so that, joined by newlines, they have `left` characters."""
+    cut: list[Message] = []
+    for message in messages:
+        if message.role == "user":
+            message = replace(message, content=message.content[: max(left, 0)])
+            left -= len(message.content) + 1
+        cut.append(message)
+    return tuple(cut)
+
+
+def blocks(answer: Answer) -> bool:
+    """Would it stop the request, if enforced and switched on?"""
+    if isinstance(answer, LayerError):
+        return answer.on_error == "block"
+    return answer.verdict.action == "block"
+
+
+async def check(
+    placed: Placed, view: View, *, clock: Clock, at_token: int | None = None, whole: bool = False
+) -> Answer:
+    """Asks one layer. `whole` is for evidence replays: the full text and no timeout."""
+    assert placed.layer is not None, "the weights are not asked"
+    view = view if whole else narrowed(view, placed.info.scope.max_chars)
+    started = clock.tick()
+    timer = asyncio.timeout(None if whole else placed.timeout_s)
+    try:
+        async with timer:
+            verdict = await placed.layer.check(view)
+        if isinstance(verdict, Verdict):
+            return _event(placed, view, verdict, at_token, clock.tick() - started)
+        fault: tuple[Fault, str] = ("error", f"returned {type(verdict).__name__}, not a Verdict")
+    except Exception as error:  # whatever a layer does, the request goes on by `on_error`
+        late = isinstance(error, TimeoutError) and timer.expired()
+        fault = ("timeout", f"no verdict in {placed.timeout_s} s") if late else ("error", _message(error))
+    return _error(placed, view, fault, clock.tick() - started)
+
+
+def _message(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+def _event(placed: Placed, view: View, verdict: Verdict, at_token: int | None, seconds: float) -> LayerEvent:
+    return LayerEvent(
+        layer=placed.name,
+        phase=view.phase,
+        mode=placed.mode,
+        verdict=verdict,
+        version=placed.info.version,
+        input_sha256=view.digest,
+        at_token=at_token,
+        seconds=seconds,
+    )
+
+
+def _error(placed: Placed, view: View, fault: tuple[Fault, str], seconds: float) -> LayerError:
+    return LayerError(
+        layer=placed.name,
+        phase=view.phase,
+        mode=placed.mode,
+        fault=fault[0],
+        on_error=placed.on_error,
+        message=fault[1],
+        version=placed.info.version,
+        input_sha256=view.digest,
+        seconds=seconds,
+    )

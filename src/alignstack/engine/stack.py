@@ -1,0 +1,89 @@
+"""A deployment as the engine sees it: layers in the order a request meets them, the weights one of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from alignstack.core.events import Mode, OnError
+from alignstack.core.judge import Judge
+from alignstack.core.layer import PHASES, Layer, LayerInfo, Phase
+from alignstack.core.ports import ModelClient, Sampling
+from alignstack.policy import Policy
+
+WEIGHTS = "model"
+"""The name of the layer that is the weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A layer in its place in one stack."""
+
+    layer: Layer | None
+    """None for the weights."""
+    info: LayerInfo
+    """The layer's facts, with the scope that the stack file declares."""
+    mode: Mode = "enforce"
+    on_error: OnError = "block"
+    timeout_s: float | None = None
+    threshold: float | None = None
+    where: str = ""
+    """The line of configuration that made it, for example `stack.yaml: layers[1]`."""
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def barrier(self) -> bool:
+        """Changes what later layers see, so they wait for it."""
+        return self.info.kind == "modifier" and self.mode == "enforce"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """Everything that decides what a client receives."""
+
+    layers: tuple[Placed, ...]
+    """In the order a request meets them; the weights are the one named `model`."""
+    model: ModelClient
+    policy: Policy
+    reference: ModelClient | None = None
+    """The checkpoint that stands in when the weights are switched off; None: no known parent."""
+    judges: tuple[Judge, ...] = ()
+    fingerprint: str = ""
+    """SHA-256 of configuration, layer versions, model versions and policy; secrets and places do not enter."""
+    source: str = "built-in"
+    """The stack file's absolute path, or `built-in`."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """As written: `${NAME}` is not expanded."""
+    sampling: Sampling = field(default_factory=Sampling)
+    race: bool = False
+    """The model starts while request layers decide."""
+    streaming: bool = False
+    """Tokens may leave before the answer is complete, each after every enforcing output layer has cleared it."""
+    window: int = 16
+    """Tokens between two checks of the output layers on a stream."""
+    refusal: str = "I can't help with that."
+    on_block: Literal["refusal", "error"] = "refusal"
+    """What the gateway sends when a layer blocks."""
+
+    def placed(self, name: str) -> Placed | None:
+        return next((placed for placed in self.layers if placed.name == name), None)
+
+    def acting(self, phase: Phase, off: frozenset[str] = frozenset()) -> list[Placed]:
+        """The layers of a phase that are switched on, in order."""
+        return [p for p in self.layers if phase in p.info.phases and p.layer is not None and p.name not in off]
+
+    def modifiers(self) -> tuple[str, ...]:
+        """Names of the enforced modifiers in stack order; the weights are among them only if they can be switched
+        off."""
+        return tuple(p.name for p in self.layers if p.barrier and (p.name != WEIGHTS or self.reference is not None))
+
+    def client(self, off: frozenset[str] = frozenset()) -> ModelClient:
+        """Who answers: the model, or the reference when the weights are off."""
+        return self.reference if WEIGHTS in off and self.reference is not None else self.model
+
+
+def in_order(layers: list[Placed], weights: Placed) -> tuple[Placed, ...]:
+    """By phase, the order of the stack file kept within one; the weights after the last request or prompt layer."""
+    return tuple(sorted([*layers, weights], key=lambda placed: min(PHASES.index(p) for p in placed.info.phases)))
