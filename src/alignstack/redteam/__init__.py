@@ -1,0 +1,1 @@
+"""Attack a stack on purpose and write down what every layer said."""
