@@ -150,7 +150,8 @@ class ShadowResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interaction:
-    """v(S∪ij) − v(S∪i) − v(S∪j) + v(S), mean over all S ⊆ L∖{i, j}: negative = redundant, positive = complementary."""
+    """v(S+i+j) - v(S+i) - v(S+j) + v(S), mean over all S without i and j (the Banzhaf interaction index): negative =
+    redundant, positive = complementary."""
 
     first: str
     second: str
@@ -208,7 +209,7 @@ class Comparison:
     best: bool
     """This layer alone has the lowest ASR of all layers alone."""
     difference: Estimate
-    """ASR of the layer alone − ASR of the full stack, Newcombe's paired interval (method 10)."""
+    """ASR of the layer alone minus ASR of the full stack, Newcombe's paired interval (method 10)."""
     p: float
     """Exact McNemar, two-sided."""
     p_holm: float
@@ -239,7 +240,7 @@ class JudgeError:
     sensitivity: Estimate
     specificity: Estimate
     corrected_asr: Estimate | None
-    """Rogan–Gladen; the uncorrected rate stands beside it. None when the judge is no better than chance."""
+    """Rogan-Gladen; the uncorrected rate stands beside it. None when the judge is no better than chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
