@@ -15,7 +15,8 @@ from alignstack.cli import options
 def ask(text: str, stack_file: Path | None, label: str | None, as_json: bool) -> None:
     """One request down the stack, and what each layer did to it.
 
-    Also says what would have happened without each layer, measured by replay. TEXT `-` reads stdin. The trace is kept: see `alignstack why` and `alignstack trace`.
+    Also says what would have happened without each layer, measured by replay. TEXT `-` reads stdin. The trace is
+    kept: see `alignstack why` and `alignstack trace`.
 
     \b
     Example:

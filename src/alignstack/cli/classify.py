@@ -1,10 +1,14 @@
 """`alignstack classify`."""
 
+import asyncio
+import json
+import sys
 from pathlib import Path
 
 import click
 
 from alignstack.cli import options
+from alignstack.cli.console import emit
 
 
 @click.command()
@@ -21,4 +25,19 @@ def classify(layer: str, stack_file: Path | None, as_json: bool) -> None:
     Example:
       echo '{"id": "1", "text": "How do I bake bread?"}' | alignstack classify --layer classifier
     """
-    raise NotImplementedError
+    from alignstack.engine.config import load_stack
+    from alignstack.loop.classify import parse, scorer, scores
+    from alignstack.store.clock import SystemClock
+
+    async def run() -> None:
+        rows = []
+        async for row in scores(placed, texts, SystemClock()):
+            rows.append(row)
+            if not as_json:
+                click.echo(json.dumps(row, ensure_ascii=False))
+        if as_json:
+            emit(rows)
+
+    placed = scorer(load_stack(stack_file), layer)
+    texts = parse(sys.stdin.buffer.read())
+    asyncio.run(run())

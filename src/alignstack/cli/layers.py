@@ -3,7 +3,7 @@
 import click
 
 from alignstack.cli import options
-from alignstack.cli.console import emit
+from alignstack.cli.console import emit, say, table
 
 
 @click.group()
@@ -25,6 +25,15 @@ def ls(as_json: bool) -> None:
     Example:
       alignstack layers ls --json
     """
-    from alignstack.engine import registry
+    from alignstack.engine.registry import GROUPS, available
 
-    emit({group: registry.available(group) for group in ("layers", "models", "judges", "attacks")})
+    plugins = [plugin for group in GROUPS for plugin in available(group).values()]
+    if as_json:
+        keys = ("group", "name", "target", "distribution", "error")
+        emit([{key: getattr(plugin, key) for key in keys} for plugin in plugins])
+        return
+    rows = [(one.group, one.name, one.distribution, "failed" if one.error else "ready") for one in plugins]
+    table(("Kind", "Name", "Package", "State"), rows)
+    for plugin in plugins:
+        if plugin.error:
+            say(f"{plugin.group} {plugin.name!r} ({plugin.target}): {plugin.error}")

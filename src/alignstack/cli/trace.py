@@ -1,10 +1,15 @@
 """`alignstack trace ls|show|replay`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from alignstack.cli import options
+from alignstack.cli.console import emit, say, table
+
+if TYPE_CHECKING:
+    from alignstack.core.trace import Trace
 
 
 @click.group()
@@ -27,7 +32,15 @@ def ls(limit: int, as_json: bool) -> None:
     Example:
       alignstack trace ls --limit 5
     """
-    raise NotImplementedError
+    from alignstack.cli.events import summary
+    from alignstack.store import SqliteTraces
+    from alignstack.store.codec import TRACE
+
+    traces = SqliteTraces().recent(limit)
+    if as_json:
+        emit([TRACE.dump_python(trace, mode="json") for trace in traces])
+    else:
+        table(("Trace", "Started", "Outcome", "Request"), [summary(trace) for trace in traces])
 
 
 @trace.command()
@@ -40,7 +53,9 @@ def show(trace_id: str, as_json: bool) -> None:
     Example:
       alignstack trace show 4f1c2d
     """
-    raise NotImplementedError
+    from alignstack.store import SqliteTraces
+
+    print_trace(SqliteTraces().get(trace_id), as_json)
 
 
 @trace.command()
@@ -60,4 +75,17 @@ def replay(
     Example:
       alignstack trace replay 4f1c2d --off classifier
     """
-    raise NotImplementedError
+    pass
+
+
+def print_trace(trace: "Trace", as_json: bool) -> None:
+    from alignstack.cli.events import HEADINGS, rows
+    from alignstack.store.codec import TRACE
+
+    if as_json:
+        emit(TRACE.dump_python(trace, mode="json"))
+        return
+    table(HEADINGS, rows(trace))
+    say(f"trace {trace.id}, stack {trace.stack[:12]} ({trace.stack_source})")
+    if trace.censored:
+        say("layers after the block were not asked")

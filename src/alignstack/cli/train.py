@@ -1,8 +1,6 @@
 """`alignstack train METHOD`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -35,9 +33,9 @@ def pretrain(config: Path, as_json: bool) -> None:
       alignstack train pretrain --config recipes/embedded/base.yaml
     """
     needs_extra("torch", "transformers")
-    from alignstack.training.pretrain import train
+    from alignstack.training.pretrain import run
 
-    report(train, config, as_json)
+    report("pretrain", run(config), as_json)
 
 
 @train.command()
@@ -51,9 +49,9 @@ def sft(config: Path, as_json: bool) -> None:
       alignstack train sft --config recipes/embedded/helpful.yaml
     """
     needs_extra("torch", "transformers", "trl")
-    from alignstack.training.sft import train
+    from alignstack.training.sft import run
 
-    report(train, config, as_json)
+    report("sft", run(config), as_json)
 
 
 @train.command()
@@ -67,9 +65,9 @@ def classifier(config: Path, as_json: bool) -> None:
       alignstack train classifier --config recipes/classifier.yaml
     """
     needs_extra("torch")
-    from alignstack.training.classifier import train
+    from alignstack.training.classifier import run
 
-    report(train, config, as_json)
+    report("classifier", run(config), as_json)
 
 
 def needs_extra(*modules: str) -> None:
@@ -81,10 +79,9 @@ def needs_extra(*modules: str) -> None:
         raise click.ClickException(f"{', '.join(missing)} not installed; try: pip install 'alignstack[train]'")
 
 
-def report(method: Callable[[Path], Any], config: Path, as_json: bool) -> None:
-    """Run one method and say where its result lies."""
-    result = method(config)
+def report(method: str, made: Path, as_json: bool) -> None:
+    """Say where the result lies."""
     if as_json:
-        emit(result)
+        emit({"method": method, "out": str(made)})
     else:
-        say(str(result))
+        say(f"{method}: wrote {made}")

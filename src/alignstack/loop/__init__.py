@@ -1,0 +1,1 @@
+"""What spans the floors below: the demo, one request explained, texts scored, a failure traced to its cause."""
