@@ -12,6 +12,9 @@ from alignstack.engine.stack import Placed
 
 Answer = LayerEvent | LayerError
 
+PATIENCE_S = 60.0
+"""Seconds that an evidence replay waits for a layer; chosen by hand, twice the default time limit of a layer."""
+
 
 def narrowed(view: View, max_chars: int | None) -> View:
     """What a layer that judges only the first `max_chars` characters is given."""
@@ -40,14 +43,25 @@ def blocks(answer: Answer) -> bool:
     return answer.verdict.action == "block"
 
 
+def edited(answer: Answer, view: View) -> View:
+    """What later layers see after an enforced modifier."""
+    if isinstance(answer, LayerError) or answer.verdict.action != "modify":
+        return view
+    verdict = answer.verdict
+    if view.draft is not None:
+        return view if verdict.text is None else replace(view, draft=verdict.text)
+    return view if verdict.messages is None else replace(view, messages=verdict.messages)
+
+
 async def check(
     placed: Placed, view: View, *, clock: Clock, at_token: int | None = None, whole: bool = False
 ) -> Answer:
-    """Asks one layer. `whole` is for evidence replays: the full text and no timeout."""
+    """Asks one layer. `whole` is for evidence replays: the full text, and time enough."""
     assert placed.layer is not None, "the weights are not asked"
     view = view if whole else narrowed(view, placed.info.scope.max_chars)
     started = clock.tick()
-    timer = asyncio.timeout(None if whole else placed.timeout_s)
+    limit = PATIENCE_S if whole else placed.timeout_s
+    timer = asyncio.timeout(limit)
     try:
         async with timer:
             verdict = await placed.layer.check(view)
@@ -56,7 +70,7 @@ async def check(
         fault: tuple[Fault, str] = ("error", f"returned {type(verdict).__name__}, not a Verdict")
     except Exception as error:  # whatever a layer does, the request goes on by `on_error`
         late = isinstance(error, TimeoutError) and timer.expired()
-        fault = ("timeout", f"no verdict in {placed.timeout_s} s") if late else ("error", _message(error))
+        fault = ("timeout", f"no verdict in {limit} s") if late else ("error", _message(error))
     return _error(placed, view, fault, clock.tick() - started)
 
 

@@ -242,7 +242,7 @@ class _Loading:
             info=_scoped(layer.info, hazards, keys.max_chars),
             mode=keys.mode,
             on_error=keys.on_error,
-            timeout_s=None if keys.timeout_ms is None else keys.timeout_ms / 1000,
+            timeout_s=keys.timeout_ms / 1000,
             threshold=_threshold(layer),
             where=self._where(at),
         )

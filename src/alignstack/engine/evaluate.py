@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 
 from alignstack.core.events import LayerError
 from alignstack.core.grid import Call, Cell, Draft, Grid
-from alignstack.core.layer import View
+from alignstack.core.layer import Phase, View
 from alignstack.core.messages import Conversation, digest, user
 from alignstack.core.ports import Clock, Sampling
-from alignstack.engine.check import Answer, blocks, check, narrowed
+from alignstack.engine.check import Answer, blocks, check, edited, narrowed
 from alignstack.engine.generate import Generation, positions
 from alignstack.engine.memo import Memo
 from alignstack.engine.stack import Placed, Stack
 
 Key = tuple[object, ...]
+Pending = asyncio.Future[tuple[Key, Call]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,57 +85,42 @@ class _Evaluation:
         self.drafts: dict[Key, asyncio.Task[Draft]] = {}
 
     async def cell(self, off: frozenset[str]) -> _Cell:
-        calls: list[asyncio.Task[tuple[Key, Call]]] = []
-        messages = await self._before(off, calls)
-        draft = await self._draft(off, messages)
-        text = await self._after(off, messages, draft, calls)
-        if text != draft.text:
-            draft = replace(draft, text=text, ends=(), message="edited by an output layer", seconds=0.0, cost=0.0)
+        calls: list[Pending] = []
+        view = View(phase="request", messages=self.messages, audit=True)
+        view = await self._through("request", view, off, calls)
+        view = await self._through("prompt", replace(view, phase="prompt"), off, calls)
+        draft = await self._draft(off, view.messages)
+        if draft.finish != "unavailable":  # an answer that never came is not checked
+            view = await self._through("output", replace(view, phase="output", draft=draft.text), off, calls, draft)
+            if view.draft != draft.text:
+                draft = replace(draft, text=view.draft or "", message="edited by an output layer", seconds=0, cost=0)
         on = tuple(p.name for p in self.stack.layers if p.barrier and p.name not in off)
-        shown = draft if self.stack.streaming else replace(draft, ends=())
-        return _Cell(on, shown, tuple(await asyncio.gather(*calls)))
+        draft = draft if self.stack.streaming else replace(draft, ends=())
+        return _Cell(on, draft, tuple(await asyncio.gather(*calls)))
 
-    async def _before(self, off: frozenset[str], calls: list[asyncio.Task[tuple[Key, Call]]]) -> Conversation:
-        """Request and prompt layers; returns what the model sees."""
-        messages = self.messages
-        for phase in ("request", "prompt"):
-            for placed in self.stack.acting(phase, off):
-                view = View(phase=phase, messages=messages, audit=True)
-                calls.append(asyncio.ensure_future(self._whole(placed, view)))
-                if placed.barrier:
-                    answer = await self._ask(placed, view)
-                    messages = edited_messages(answer, messages)
-        return messages
-
-    async def _after(
-        self, off: frozenset[str], messages: Conversation, draft: Draft, calls: list[asyncio.Task[tuple[Key, Call]]]
-    ) -> str:
-        """Output layers; returns what is delivered when none of them blocks. An answer that never came is not
-        checked."""
-        text = draft.text
-        if draft.finish == "unavailable":
-            return text
-        acting = self.stack.acting("output", off)
-        streamed = self.stack.streaming and not any(placed.barrier for placed in acting)
-        window = window_of(self.stack)
+    async def _through(
+        self, phase: Phase, view: View, off: frozenset[str], calls: list[Pending], draft: Draft | None = None
+    ) -> View:
+        """Asks every layer of a phase; returns what the enforced modifiers make of the view."""
+        acting = self.stack.acting(phase, off)
+        streamed = draft is not None and self.stack.streams(off)
         for placed in acting:
-            view = View(phase="output", messages=messages, draft=text, audit=True)
-            if streamed and placed.info.kind == "veto":
-                calls.append(asyncio.ensure_future(self._streamed(placed, view, draft.ends, window)))
+            if streamed and draft is not None:
+                calls.append(asyncio.ensure_future(self._streamed(placed, view, draft.ends)))
             else:
                 calls.append(asyncio.ensure_future(self._whole(placed, view)))
             if placed.barrier:
-                text = edited_text(await self._ask(placed, view), text)
-        return text
+                view = edited(await self._ask(placed, view), view)
+        return view
 
     async def _whole(self, placed: Placed, view: View) -> tuple[Key, Call]:
         cut_at = 0 if view.draft is not None else None
         answer = await self._ask(placed, view)
         return (placed.name, answer.input_sha256), _call(placed, [(cut_at, answer)])
 
-    async def _streamed(self, placed: Placed, view: View, ends: tuple[int, ...], window: int) -> tuple[Key, Call]:
+    async def _streamed(self, placed: Placed, view: View, ends: tuple[int, ...]) -> tuple[Key, Call]:
         """All the looks at a draft as it grows: each flags what it sees, after what the look before had cleared."""
-        looks = positions(ends, window)
+        looks = positions(ends, self.stack.look_every)
         text = view.text
         views = [*(replace(view, draft=text[: ends[n - 1]], final=False) for n in looks), view]
         answers = await asyncio.gather(*(self._ask(placed, view) for view in views))
@@ -167,26 +153,6 @@ class _Evaluation:
             return generation.draft()
 
         return await self.memo.get(key, make, keep=lambda draft: draft.finish != "unavailable")
-
-
-def window_of(stack: Stack) -> int:
-    """Tokens between two looks of the output layers: one window for all of them, so that what has left by the time one
-    flags does not depend on which others are switched on. It is the smallest that any of them asks for."""
-    return min([stack.window, *(p.info.window for p in stack.acting("output") if p.info.window)])
-
-
-def edited_messages(answer: Answer, messages: Conversation) -> Conversation:
-    """What an enforced modifier before the model leaves of the conversation."""
-    if isinstance(answer, LayerError) or answer.verdict.action != "modify" or answer.verdict.messages is None:
-        return messages
-    return answer.verdict.messages
-
-
-def edited_text(answer: Answer, text: str) -> str:
-    """What an enforced modifier after the model leaves of the draft."""
-    if isinstance(answer, LayerError) or answer.verdict.action != "modify" or answer.verdict.text is None:
-        return text
-    return answer.verdict.text
 
 
 def _call(placed: Placed, looks: Sequence[tuple[int | None, Answer]]) -> Call:

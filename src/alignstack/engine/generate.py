@@ -5,7 +5,7 @@ Positions in a draft are counted in tokens as the model client reports them. A c
 piece makes them one indivisible step: none of them can leave before the others.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Literal
 
 from alignstack.core.errors import AlignstackError
@@ -38,7 +38,7 @@ class Generation:
     def text(self) -> str:
         return "".join(self._pieces)
 
-    async def deltas(self) -> AsyncIterator[Delta]:
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
         """Pieces that have text. Closing this iterator closes the client's stream."""
         stream = self.client.stream(self.messages, self.sampling)
         try:

@@ -32,9 +32,7 @@ class LayerKeys(BaseModel):
     )
     mode: Mode = Field(default="enforce", description="`shadow` decides and is recorded, and changes nothing")
     on_error: OnError = Field(default="block", description="what follows when it crashes or runs out of time")
-    timeout_ms: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="milliseconds for one verdict"
-    )
+    timeout_ms: float = Field(default=30_000, gt=0, allow_inf_nan=False, description="milliseconds for one verdict")
     hazards: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="what it claims to cover; everything"
     )

@@ -79,6 +79,21 @@ class Stack:
         off."""
         return tuple(p.name for p in self.layers if p.barrier and (p.name != WEIGHTS or self.reference is not None))
 
+    @property
+    def enforced(self) -> frozenset[str]:
+        """Names of all layers that act, the weights among them."""
+        return frozenset(p.name for p in self.layers if p.mode == "enforce")
+
+    def streams(self, off: frozenset[str] = frozenset()) -> bool:
+        """Can text leave before the answer is complete? Not when an output layer rewrites it."""
+        return self.streaming and not any(placed.barrier for placed in self.acting("output", off))
+
+    @property
+    def look_every(self) -> int:
+        """Tokens between two looks of the output layers: one window for all of them, so that what has left by the
+        time one flags does not depend on which others are on. It is the smallest that any of them asks for."""
+        return min([self.window, *(p.info.window for p in self.acting("output") if p.info.window)])
+
     def client(self, off: frozenset[str] = frozenset()) -> ModelClient:
         """Who answers: the model, or the reference when the weights are off."""
         return self.reference if WEIGHTS in off and self.reference is not None else self.model
