@@ -151,13 +151,20 @@ def _where(file: str, at: str) -> str:
 
 
 def problems(error: ValidationError, file: str, model: type[BaseModel], at: str = "") -> list[Problem]:
-    """What is wrong, in plain words, one entry per YAML path. `at` is the path of the data that `model` describes.
-    Of the alternatives of a union only the first complaint per path is kept."""
+    """What is wrong, in plain words, one entry per YAML path. `at` is the path of the data that `model` describes."""
     found: dict[str, Problem] = {}
+    types: dict[str, str] = {}
     for detail in error.errors(include_url=False):
         path, parent = _locate(model, detail, at)
         found.setdefault(path, Problem(where=_where(file, path), what=_plain(detail, parent)))
-    return list(found.values())
+        types.setdefault(path, detail["type"])
+    # Of a union whose one member is a mapping or list with an error in it, the other members' "should be text" is noise.
+    noise = {path for path in found if types[path].endswith("_type") and any(_inside(other, path) for other in found)}
+    return [problem for path, problem in found.items() if path not in noise]
+
+
+def _inside(path: str, outer: str) -> bool:
+    return path != outer and path.startswith((f"{outer}.", f"{outer}["))
 
 
 def _locate(model: type[BaseModel], detail: ErrorDetails, at: str) -> tuple[str, type[BaseModel] | None]:
