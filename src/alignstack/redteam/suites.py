@@ -26,9 +26,7 @@ SHOWN = 50
 
 DATA = Path(__file__).parent / "data"
 DEMO = tuple(
-    name
-    for name in ("demo_harmful.jsonl", "demo_benign.jsonl", "demo_lookalikes.jsonl")
-    if (DATA / name).exists()
+    name for name in ("demo_harmful.jsonl", "demo_benign.jsonl", "demo_lookalikes.jsonl") if (DATA / name).exists()
 )
 
 
