@@ -33,7 +33,9 @@ def outcome(grid: Grid, on: Collection[str], refusal: str) -> Outcome:
     if draft.finish == "unavailable":
         return Outcome(status="unavailable", delivered="", draft=cell.draft)
     if not stops:
-        return Outcome(status="delivered", delivered=draft.text, released_tokens=draft.tokens, draft=cell.draft)
+        return Outcome(
+            status="delivered", delivered=draft.text, released_tokens=len(draft.ends) or draft.tokens, draft=cell.draft
+        )
     return _stopped(draft, stops, refusal, cell.draft, blockers)
 
 
