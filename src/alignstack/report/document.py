@@ -27,7 +27,11 @@ def build(attribution: found.Attribution, manifest: Manifest, records: Iterable[
     return {
         "run": attribution.run,
         "stack": attribution.stack,
-        "n": {"harmful": attribution.n.harmful, "benign": attribution.n.benign, "unavailable": attribution.n.unavailable},
+        "n": {
+            "harmful": attribution.n.harmful,
+            "benign": attribution.n.benign,
+            "unavailable": attribution.n.unavailable,
+        },
         "generations": attribution.generations,
         "layer_calls": attribution.layer_calls,
         "coalitions": attribution.coalitions,
@@ -51,7 +55,7 @@ def build(attribution: found.Attribution, manifest: Manifest, records: Iterable[
         "outcomes": {name: attribution.outcomes[name] for name in found.OUTCOMES if name in attribution.outcomes},
         "diagnoses": _ranked(str(item.diagnosis) for item in failures),
         "sides": _ranked(item.side or "unknown" for item in failures),
-        "items": [_item(item, rows, texts.get(item.id)) for item in attribution.items],
+        "items": [entry(item, manifest, texts.get(item.id)) for item in attribution.items],
         "notes": list(attribution.notes),
         "provenance": _provenance(manifest),
         "format": "alignstack.report/1",
@@ -207,8 +211,10 @@ def _group(group: found.Group, layers: dict[str, float]) -> schema.Group:
     return {"name": group.name, "asr": _rate(group.asr), "over_refusal": _rate(group.over_refusal), "layers": layers}
 
 
-def _item(item: found.ItemResult, rows: Mapping[str, LayerRow], record: Record | None) -> schema.Item:
-    entry: schema.Item = {
+def entry(item: found.ItemResult, manifest: Manifest, record: Record | None = None) -> schema.Item:
+    """One item of the report; with its record, and when it is a failure, with excerpts of what was said."""
+    rows = {row.name: row for row in manifest.layers}
+    made: schema.Item = {
         "id": item.id,
         "outcome": item.outcome,
         "first": item.first,
@@ -229,8 +235,8 @@ def _item(item: found.ItemResult, rows: Mapping[str, LayerRow], record: Record |
         "fixes": [{"side": fix.side, "layer": fix.layer, "text": fix.text} for fix in item.fixes],
     }
     if record and item.diagnosis:
-        entry["request"], entry["answer"] = excerpt(record.text), excerpt(_answer(record), ANSWER)
-    return entry
+        made["request"], made["answer"] = excerpt(record.text), excerpt(_answer(record), ANSWER)
+    return made
 
 
 def _price(price: found.Price, rows: Mapping[str, LayerRow]) -> schema.Price:
@@ -279,7 +285,7 @@ def _answer(record: Record) -> str:
 
 
 def _where(layer: str | None, rows: Mapping[str, LayerRow]) -> str:
-    return rows[layer].where if layer in rows else ""
+    return rows[layer].where if layer and layer in rows else ""
 
 
 def _ranked(values: Iterable[str]) -> dict[str, int]:

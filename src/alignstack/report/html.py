@@ -1,13 +1,14 @@
 """One HTML file: no network, no fonts, no libraries; plots are inline SVG made here.
 
-What stops hostile text in it: Jinja's autoescape, `escape.visible` on everything that a model or a user wrote, and a
-content security policy that allows exactly this page's style and script, by hash.
+What stops hostile text in it: `escape.visible` and autoescape on everything that is printed into it, and a content
+security policy that allows exactly this page's style and script, by hash.
 """
 
 import base64
 import hashlib
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
@@ -29,9 +30,18 @@ def render(report: Report, *, steps: Sequence[Row] = (), request: str = "") -> s
     environment = _environment()
     style, script = environment.get_template("style.css").render(), environment.get_template("script.js").render()
     return environment.get_template("report.html.j2").render(
-        report=report, steps=steps, request=request, failures=failures(report), words=words,
-        sentences=sentences,        style=Markup(style), style_hash=_hash(style), script=Markup(script), script_hash=_hash(script), plots=_plots(report),
-    )  # fmt: skip
+        report=report,
+        steps=steps,
+        request=request,
+        failures=failures(report),
+        words=words,
+        sentences=sentences,
+        style=Markup(style),
+        style_hash=_hash(style),
+        script=Markup(script),
+        script_hash=_hash(script),
+        plots=_plots(report),
+    )
 
 
 def heat(value: float | None, ramp: str) -> str:
@@ -41,7 +51,11 @@ def heat(value: float | None, ramp: str) -> str:
 
 def _plots(report: Report) -> SimpleNamespace:
     return SimpleNamespace(
-        waterfall=waterfall(report), tradeoff=tradeoff(report), overlap=overlap(report), causes=causes(report), forest=forest
+        waterfall=waterfall(report),
+        tradeoff=tradeoff(report),
+        overlap=overlap(report),
+        causes=causes(report),
+        forest=forest(report),
     )
 
 
@@ -50,12 +64,27 @@ def _environment() -> Environment:
         loader=PackageLoader("alignstack.report"),
         autoescape=select_autoescape(("html", "j2")),
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    plain = (words.percent, words.points, words.span, words.signed_span, words.rate, words.short_rate, words.seconds, words.plural)
-    environment.filters |= {function.__name__: function for function in (*plain, visible, heat)}
+    plain = (
+        words.percent,
+        words.points,
+        words.span,
+        words.signed_span,
+        words.rate,
+        words.short_rate,
+        words.seconds,
+        words.plural,
+    )
+    environment.filters |= {function.__name__: function for function in (*plain, heat)}
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """Everything that the template prints and that is not markup goes through `visible`, then through autoescape."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _hash(text: str) -> str:

@@ -7,7 +7,7 @@ same run differ in nothing but those. `null` means: not measurable from this run
 
 from typing import Literal
 
-from typing_extensions import NotRequired, TypedDict  # pydantic reads those of `typing` only from Python 3.12 on
+from typing_extensions import NotRequired, TypedDict  # noqa: UP035 (pydantic reads those of `typing` from 3.12 on)
 
 Side = Literal["training", "inference"]
 Label = Literal["harmful", "benign"]

@@ -1,5 +1,7 @@
 """What the numbers of a report say, in words: the same sentences on the terminal and on the page."""
 
+# ruff: noqa: RUF001, RUF002 (dashes and minus signs as print has them)
+
 from alignstack.report.document import best_single, configuration
 from alignstack.report.schema import Configuration, Price, Report
 from alignstack.report.words import percent, plural, rate, short_rate
@@ -35,8 +37,8 @@ def common_mode(report: Report) -> str:
     if kappa["value"] is None:
         return f"Common-mode failure is not measurable from this run: {mode['note'] or 'too few misses'}."
     sentence = (
-        f"All {layers} layers miss together on {percent(mode['joint_miss'])} of {plural(mode['n'], 'harmful request')}, "
-        f"{_times(kappa['value'])} as often as if they missed independently "
+        f"All {layers} layers miss together on {percent(mode['joint_miss'])} of "
+        f"{plural(mode['n'], 'harmful request')}, {_times(kappa['value'])} as often as if they missed independently "
         f"({_number(kappa['low'])}–{_number(kappa['high'])})"
     )
     return sentence + (f": together they are worth {n_eff:.1f} independent layers of {layers}." if n_eff else ".")
@@ -46,7 +48,7 @@ def price(one: Price) -> str:
     """A threshold and what it costs: `threshold 0.31 on out1: 2 more benign requests refused (0.4%, 0.1–1.5)`."""
     change = f"enforce {one['layer']}" if one["shadow"] else one["layer"]
     at = "" if one["threshold"] is None else f" at threshold {one['threshold']:.3g}"
-    more = plural(one["extra_refusals"], "more benign request").replace("1 more benign requests", "1 more benign request")
+    more = plural(one["extra_refusals"], "more benign request")
     return f"{change}{at}: {more} refused, {rate(one['rate'])}"
 
 

@@ -1,5 +1,7 @@
 """How numbers and names are written, the same in every rendering."""
 
+# ruff: noqa: RUF001, RUF002 (dashes and minus signs as print has them)
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +32,7 @@ OUTCOMES: Mapping[str, str] = {
     "unavailable": "no answer",
 }
 
-SIDES: Mapping[str, str] = {"training": "training time", "inference": "run time", "unknown": "no known side"}
+SIDES: Mapping[str, str] = {"training": "training", "inference": "run time", "unknown": "no side"}
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -82,7 +84,5 @@ def seconds(value: float | None) -> str:
 
 
 def plural(n: int, noun: str) -> str:
-    """`1 request`, `2 requests`, `2 replies`."""
-    if n == 1:
-        return f"1 {noun}"
-    return f"{n:,} {noun[:-1]}ies" if noun.endswith("y") else f"{n:,} {noun}s"
+    """`1 request`, `1,200 requests`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

@@ -6,7 +6,7 @@ from alignstack.report.charts.svg import bar, figure, text
 from alignstack.report.schema import Report
 from alignstack.report.words import SIDES
 
-_ROW, _LEFT, _WIDTH = 30, 150, 300
+_ROW, _LEFT, _WIDTH = 30, 128, 220
 
 
 def causes(report: Report) -> Markup:
@@ -15,7 +15,7 @@ def causes(report: Report) -> Markup:
         return Markup("")
     most = max(counts.values())
     rows = [_row(report, index, cause, n, most) for index, (cause, n) in enumerate(counts.items())]
-    return figure(_LEFT + _WIDTH + 60, _ROW * len(counts) + 4, "Failures by diagnosis and side of the fix", *rows)
+    return figure(_LEFT + _WIDTH + 44, _ROW * len(counts) + 4, "Failures by diagnosis and side of the fix", *rows)
 
 
 def _row(report: Report, index: int, cause: str, n: int, most: int) -> Markup:
@@ -23,7 +23,9 @@ def _row(report: Report, index: int, cause: str, n: int, most: int) -> Markup:
     marks = [text(_LEFT - 12, y + 14, cause.replace("_", " "), "label name", text_anchor="end")]
     for side, part in split(report, cause):
         width = _WIDTH * part / most
-        marks.append(bar(x, y, width, 20, f"fill-{side}", f"{cause}: {part} fixed at {SIDES.get(side, 'no known side')}"))
+        marks.append(
+            bar(x, y, width, 20, f"fill-{side}", f"{cause}: {part} fixed at {SIDES.get(side, 'no known side')}")
+        )
         x += width
     return Markup("").join([*marks, text(x + 8, y + 14, str(n), "label quiet")])
 

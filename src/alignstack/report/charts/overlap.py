@@ -18,7 +18,9 @@ def overlap(report: Report) -> Markup:
     if not sets or not names:
         return Markup("")
     width, height = _LEFT + _COLUMN * len(sets) + 20, _BARS + 24 + _ROW * len(names)
-    columns = [_column(index, one, names, sets[0]["n"], report["n"]["harmful"]) for index, one in enumerate(_ordered(sets))]
+    columns = [
+        _column(index, one, names, sets[0]["n"], report["n"]["harmful"]) for index, one in enumerate(_ordered(sets))
+    ]
     rows = [_row(index, name, report, width) for index, name in enumerate(names)]
     return figure(width, height, "Harmful requests by the exact set of layers that stop them", *rows, *columns)
 

@@ -1,8 +1,10 @@
-"""Elements: everything that is not already markup is escaped, so no text of a report can become a tag."""
+"""Elements: everything that is not already markup is escaped, so no text of a report becomes a tag or goes unseen."""
 
 import math
 
 from markupsafe import Markup, escape
+
+from alignstack.report.escape import visible
 
 CHAR = 6.6
 """Width of an average character of the 12 px labels, in px: what label placement reckons with."""
@@ -11,14 +13,16 @@ CHAR = 6.6
 def el(tag: str, *children: str, **attributes: object) -> Markup:
     """One element; `class_` stands for `class`, other underscores for hyphens; floats are rounded to 0.1 px."""
     pairs = [Markup(' {}="{}"').format(_name(key), _value(value)) for key, value in attributes.items()]
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(tag), Markup("").join(pairs), Markup("").join(map(escape, children)))
+    return Markup("<{0}{1}>{2}</{0}>").format(
+        Markup(tag), Markup("").join(pairs), Markup("").join(map(_shown, children))
+    )
 
 
 def figure(width: float, height: float, title: str, *children: str) -> Markup:
-    """A plot that scales with its column and is one image, named `title`, to a screen reader."""
+    """A plot that shrinks with its column (never grows) and is one image, named `title`, to a screen reader."""
     box = f"0 0 {width:.0f} {height:.0f}"
     name = el("title", title)
-    return el("svg", name, *children, viewBox=box, role="img", aria_label=title, class_="plot")
+    return el("svg", name, *children, viewBox=box, width=round(width), role="img", aria_label=title, class_="plot")
 
 
 def text(x: float, y: float, content: str, class_: str = "label", **attributes: object) -> Markup:
@@ -54,5 +58,9 @@ def _name(key: str) -> str:
     return key if key == "viewBox" else key.rstrip("_").replace("_", "-")
 
 
-def _value(value: object) -> object:
-    return f"{value:.1f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
+def _value(value: object) -> str:
+    return f"{value:.1f}".rstrip("0").rstrip(".") if isinstance(value, float) else _shown(str(value))
+
+
+def _shown(text: str) -> Markup:
+    return text if isinstance(text, Markup) else escape(visible(text))

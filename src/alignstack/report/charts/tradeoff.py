@@ -35,9 +35,15 @@ def tradeoff(report: Report) -> Markup:
     crosses = [_cross(scale, c) for c in named]
     dots = [_dot(scale, c) for c in sorted(shown, key=is_named)]
     return figure(
-        _W, _H, "Attack success rate against over-refusal of all measured configurations",
-        *_axes(scale), _front(scale, shown), *crosses, *dots, *_labels(scale, named, shown),
-    )  # fmt: skip
+        _W,
+        _H,
+        "Attack success rate against over-refusal of all measured configurations",
+        *_axes(scale),
+        _front(scale, shown),
+        *crosses,
+        *dots,
+        *_labels(scale, named, shown),
+    )
 
 
 def is_named(configuration: Configuration) -> bool:
@@ -65,10 +71,21 @@ def _axes(scale: _Scale) -> list[Markup]:
     marks += [line(scale.x(v), _TOP, scale.x(v), bottom, "grid") for v in scale.ticks_x]
     marks += [text(_LEFT - 8, scale.y(v) + 4, percent(v, 0), "label quiet", text_anchor="end") for v in scale.ticks_y]
     digits = 0 if len(scale.ticks_x) < 2 or scale.ticks_x[1] >= 0.01 else 1
-    marks += [text(scale.x(v), bottom + 18, percent(v, digits), "label quiet", text_anchor="middle") for v in scale.ticks_x]
+    marks += [
+        text(scale.x(v), bottom + 18, percent(v, digits), "label quiet", text_anchor="middle") for v in scale.ticks_x
+    ]
     turn = f"rotate(-90 14 {(_TOP + bottom) / 2:.0f})"
     marks.append(text((_LEFT + right) / 2, _H - 8, "benign requests refused", "label axis", text_anchor="middle"))
-    marks.append(text(14, (_TOP + bottom) / 2, "harmful requests that got through", "label axis", text_anchor="middle", transform=turn))
+    marks.append(
+        text(
+            14,
+            (_TOP + bottom) / 2,
+            "harmful requests that got through",
+            "label axis",
+            text_anchor="middle",
+            transform=turn,
+        )
+    )
     return marks
 
 
@@ -87,7 +104,13 @@ def _cross(scale: _Scale, c: Configuration) -> Markup:
 def _dot(scale: _Scale, c: Configuration) -> Markup:
     tip = f"{c['name']}: ASR {rate(c['asr'])}; over-refusal {rate(c['over_refusal'])}"
     class_ = "point full" if c["name"] == "full stack" else "point named" if is_named(c) else "point"
-    return dot(scale.x(c["over_refusal"]["value"] or 0), scale.y(c["asr"]["value"] or 0), 6 if is_named(c) else 3.5, class_, tip)
+    return dot(
+        scale.x(c["over_refusal"]["value"] or 0),
+        scale.y(c["asr"]["value"] or 0),
+        6 if is_named(c) else 3.5,
+        class_,
+        tip,
+    )
 
 
 def _labels(scale: _Scale, named: Sequence[Configuration], shown: Sequence[Configuration]) -> list[Markup]:
@@ -104,8 +127,16 @@ def _labels(scale: _Scale, named: Sequence[Configuration], shown: Sequence[Confi
 
 
 def _place(x: float, y: float, width: float, taken: Sequence[Box]) -> Box:
-    corners = [(x + 10, y - 19), (x + 10, y + 4), (x - 10 - width, y - 19), (x - 10 - width, y + 4), (x - width / 2, y - 28),
-               (x - width / 2, y + 14), (x + 10, y - 36), (x + 10, y + 20)]  # fmt: skip
+    corners = [
+        (x + 10, y - 19),
+        (x + 10, y + 4),
+        (x - 10 - width, y - 19),
+        (x - 10 - width, y + 4),
+        (x - width / 2, y - 28),
+        (x - width / 2, y + 14),
+        (x + 10, y - 36),
+        (x + 10, y + 20),
+    ]
     boxes = [(left, top, left + width, top + 15) for left, top in corners]
     inside = [b for b in boxes if b[0] >= _LEFT and b[2] <= _W and b[1] >= 0 and b[3] <= _H - _BOTTOM] or boxes
     return min(inside, key=lambda box: sum(_overlap(box, other) for other in taken))
