@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Protocol
 
 from alignstack.core.events import Fault, LayerError, LayerEvent
 from alignstack.core.layer import View
@@ -11,6 +12,13 @@ from alignstack.core.verdict import Verdict
 from alignstack.engine.stack import Placed
 
 Answer = LayerEvent | LayerError
+
+
+class Check(Protocol):
+    """Asking one layer: `check`, or a replay that knows the answer."""
+
+    async def __call__(self, placed: Placed, view: View, *, clock: Clock, at_token: int | None = None) -> Answer: ...
+
 
 PATIENCE_S = 60.0
 """Seconds that an evidence replay waits for a layer; chosen by hand, twice the default time limit of a layer."""
@@ -41,6 +49,11 @@ def blocks(answer: Answer) -> bool:
     if isinstance(answer, LayerError):
         return answer.on_error == "block"
     return answer.verdict.action == "block"
+
+
+def sound(answer: Answer) -> bool:
+    """Worth remembering: faults may pass."""
+    return not isinstance(answer, LayerError)
 
 
 def edited(answer: Answer, view: View) -> View:

@@ -15,7 +15,7 @@ from alignstack.core.judge import Judge
 from alignstack.core.layer import Layer, LayerInfo, Scope
 from alignstack.core.ports import ModelClient, Sampling
 from alignstack.engine import registry
-from alignstack.engine.keys import JudgeKeys, LayerKeys, ModelKeys, StackKeys
+from alignstack.engine.keys import PluginKeys, LayerKeys, ModelKeys, StackKeys
 from alignstack.engine.stack import WEIGHTS, Placed, Stack, in_order
 from alignstack.policy import Policy
 from alignstack.policy.strict import expand_env, join, load_yaml, problems
@@ -253,7 +253,7 @@ class _Loading:
         rows = [("judge", data)] if isinstance(data, Mapping) else []
         if isinstance(data, list):
             rows = [(f"judge[{index}]", row) for index, row in enumerate(data) if isinstance(row, Mapping)]
-        asked = [(at, self._configured("judges", row, at, JudgeKeys)) for at, row in rows]
+        asked = [(at, self._configured("judges", row, at, PluginKeys)) for at, row in rows]
         made = [(at, self._started(configured, at, policy=policy)) for at, configured in asked]
         return [(at, judge) for at, judge in made if judge is not None]
 

@@ -15,8 +15,8 @@ from alignstack.core.grid import Call, Cell, Draft, Grid
 from alignstack.core.layer import Phase, View
 from alignstack.core.messages import Conversation, digest, user
 from alignstack.core.ports import Clock, Sampling
-from alignstack.engine.check import Answer, blocks, check, edited, narrowed
-from alignstack.engine.generate import Generation, positions
+from alignstack.engine.check import Answer, blocks, check, edited, narrowed, sound
+from alignstack.engine.generate import draft_of, positions
 from alignstack.engine.memo import Memo
 from alignstack.engine.stack import Placed, Stack
 
@@ -57,7 +57,7 @@ async def check_text(
         audit=True,
     )
     key = ("text", placed.name, placed.info.version, view.digest)
-    answer = await (memo or Memo()).get(key, lambda: check(placed, view, clock=clock, whole=True), keep=_sound)
+    answer = await (memo or Memo()).get(key, lambda: check(placed, view, clock=clock, whole=True), keep=sound)
     return _call(placed, [(None, answer)])
 
 
@@ -65,10 +65,6 @@ def _subsets(names: Sequence[str]) -> list[frozenset[str]]:
     """What is off, from everything to nothing."""
     sizes = range(len(names), -1, -1)
     return [frozenset(off) for size in sizes for off in itertools.combinations(names, size)]
-
-
-def _sound(answer: Answer) -> bool:
-    return not isinstance(answer, LayerError)
 
 
 class _Evaluation:
@@ -136,23 +132,15 @@ class _Evaluation:
     async def _answer(self, placed: Placed, view: View, key: Key) -> Answer:
         if placed.info.stateful:
             return await check(placed, view, clock=self.clock)
-        return await self.memo.get(key, lambda: check(placed, view, clock=self.clock), keep=_sound)
+        return await self.memo.get(key, lambda: check(placed, view, clock=self.clock), keep=sound)
 
     def _draft(self, off: frozenset[str], messages: Conversation) -> asyncio.Task[Draft]:
         client = self.stack.client(off)
-        key: Key = (client.version, digest(messages), self.sampling)
+        key: Key = (client.version, digest(messages))
         if key not in self.drafts:
-            self.drafts[key] = asyncio.ensure_future(self._generate(off, messages, key))
+            making = draft_of(client, messages, self.sampling, self.clock, self.memo)
+            self.drafts[key] = asyncio.ensure_future(making)
         return self.drafts[key]
-
-    async def _generate(self, off: frozenset[str], messages: Conversation, key: Key) -> Draft:
-        async def make() -> Draft:
-            generation = Generation(self.stack.client(off), messages, self.sampling, self.clock)
-            async for _ in generation.deltas():
-                pass
-            return generation.draft()
-
-        return await self.memo.get(key, make, keep=lambda draft: draft.finish != "unavailable")
 
 
 def _call(placed: Placed, looks: Sequence[tuple[int | None, Answer]]) -> Call:

@@ -13,6 +13,7 @@ from alignstack.core.events import ModelEvent
 from alignstack.core.grid import Draft
 from alignstack.core.messages import Conversation, digest
 from alignstack.core.ports import Clock, Delta, Finish, ModelClient, Sampling
+from alignstack.engine.memo import Memo
 
 Ending = Literal["stop", "length", "content_filter", "cancelled", "unavailable"]
 
@@ -102,6 +103,19 @@ class Generation:
             seconds=event.seconds,
             cost=event.cost,
         )
+
+
+async def draft_of(client: ModelClient, messages: Conversation, sampling: Sampling, clock: Clock, memo: Memo) -> Draft:
+    """A whole generation, had once for the same model, input and sampling; failures are not remembered."""
+
+    async def make() -> Draft:
+        generation = Generation(client, messages, sampling, clock)
+        async for _ in generation.deltas():
+            pass
+        return generation.draft()
+
+    key = (client.version, digest(messages), sampling)
+    return await memo.get(key, make, keep=lambda draft: draft.finish != "unavailable")
 
 
 async def close(stream: Any) -> None:

@@ -50,12 +50,12 @@ class ModelKeys(BaseModel):
     )
 
 
-class JudgeKeys(BaseModel):
-    """Keys that every judge has."""
+class PluginKeys(BaseModel):
+    """Keys that every judge and reference has."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    use: str = Field(description="an entry point of `alignstack.judges`")
+    use: str = Field(description="an entry point of this kind")
 
 
 Keys = dict[str, Any]

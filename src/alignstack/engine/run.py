@@ -16,7 +16,7 @@ from alignstack.core.layer import View
 from alignstack.core.messages import Conversation
 from alignstack.core.ports import Clock, Sampling
 from alignstack.core.trace import Trace
-from alignstack.engine.check import Answer, blocks, check, edited
+from alignstack.engine.check import Answer, Check, blocks, check, edited
 from alignstack.engine.gate import Gate
 from alignstack.engine.generate import Generation
 from alignstack.engine.stack import WEIGHTS, Placed, Stack
@@ -39,12 +39,13 @@ async def run(
     caller: str = "",
     off: frozenset[str] = frozenset(),
     sampling: Sampling | None = None,
+    ask: Check = check,
 ) -> Trace:
     """One request, answered whole. `off` names layers that are switched off; without the weights (`model`) the
-    reference answers. Raises NotFound for a name that is no layer, ConfigError for weights without a reference; nothing
-    for layers or models that fail."""
+    reference answers. `ask` stands in for asking a layer (replays answer from a record). Raises NotFound for a name
+    that is no layer, ConfigError for weights without a reference; nothing for layers or models that fail."""
     _check_off(stack, off)
-    request = _Request(replace(stack, streaming=False), clock, caller, off, sampling, release=lambda text: None)
+    request = _Request(replace(stack, streaming=False), clock, caller, off, sampling, ask, release=lambda text: None)
     return await request.serve(messages, trace_id)
 
 
@@ -57,13 +58,14 @@ async def stream(
     caller: str = "",
     off: frozenset[str] = frozenset(),
     sampling: Sampling | None = None,
+    ask: Check = check,
 ) -> AsyncIterator[str | Trace]:
     """One request, answered in pieces as the gate releases them; the last item is the trace. The pieces are what the
     client receives: of a request blocked before anything left, the refusal. With `streaming: false` the whole answer
     is one piece. Errors as in `run`. Closing the iterator abandons the request."""
     _check_off(stack, off)
     pieces: asyncio.Queue[str | None] = asyncio.Queue()
-    request = _Request(stack, clock, caller, off, sampling, release=pieces.put_nowait)
+    request = _Request(stack, clock, caller, off, sampling, ask, release=pieces.put_nowait)
     serving = asyncio.ensure_future(request.serve(messages, trace_id))
     serving.add_done_callback(lambda _: pieces.put_nowait(None))
     try:
@@ -94,6 +96,7 @@ class _Request:
         caller: str,
         off: frozenset[str],
         sampling: Sampling | None,
+        ask: Check,
         *,
         release: Callable[[str], None],
     ) -> None:
@@ -102,6 +105,7 @@ class _Request:
         self.caller = caller
         self.off = off
         self.sampling = sampling or stack.sampling
+        self.ask = ask
         self.release = release
         self.events: list[Event] = []
         self.sent: list[str] = []
@@ -167,7 +171,7 @@ class _Request:
         return enforcing
 
     async def _ask(self, placed: Placed, view: View, at_token: int | None = None) -> Answer:
-        answer = await check(placed, view, clock=self.clock, at_token=at_token)
+        answer = await self.ask(placed, view, clock=self.clock, at_token=at_token)
         self.events.append(answer)
         return answer
 
