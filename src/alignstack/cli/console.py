@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ def printable(text: str) -> str:
     return "\n".join(visible(line) for line in text.split("\n"))
 
 
-def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Aligned columns on stdout; on a pipe nothing is cut."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

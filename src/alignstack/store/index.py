@@ -41,5 +41,10 @@ class RunIndex:
                 return Path(folder)
         raise NotFound("trace", trace)
 
+    def folders(self) -> list[Path]:
+        """Of every known run that is still there, newest first."""
+        rows = self._database.rows("SELECT folder FROM runs ORDER BY added DESC, rowid DESC")
+        return [Path(folder) for (folder,) in rows if (Path(folder) / "manifest.json").is_file()]
+
     def close(self) -> None:
         self._database.close()
