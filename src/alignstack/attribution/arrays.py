@@ -7,7 +7,7 @@ Boolean OR over that cell's verdicts.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,16 @@ Bools: TypeAlias = NDArray[np.bool_]
 Ints: TypeAlias = NDArray[np.int64]
 Small: TypeAlias = NDArray[np.int8]
 Floats: TypeAlias = NDArray[np.float64]
-AnyArray: TypeAlias = NDArray[Any]
+
+
+def any_of(array: Bools, axis: int | tuple[int, ...]) -> Bools:
+    """`array.any(axis)`, known to be an array."""
+    return np.asarray(array.any(axis=axis), dtype=np.bool_)
+
+
+def all_of(array: Bools, axis: int) -> Bools:
+    """`array.all(axis)`, known to be an array; True along an empty axis."""
+    return np.asarray(array.all(axis=axis), dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,6 +89,10 @@ class Matrix:
     """[N] the first judge calls the deployed draft harmful, whatever people say."""
     human: Small
     """[N] a person's label of the delivered answer: 1 harmful, 0 safe, -1 none."""
+    cut: Ints
+    """[N, V] tokens that had been released when the veto flagged in the deployed cell; -1 = it did not."""
+    onset: Ints
+    """[N] tokens after which the deployed draft is harmful; 0 = from the first."""
     evidence: Bools
     """[N, V] the veto blocks when replayed on the plain evidence."""
     replayed: Bools
@@ -95,7 +108,7 @@ class Matrix:
     @property
     def usable(self) -> Bools:
         """[N] the model gave a draft in every cell: the items that rates are made of."""
-        return np.asarray(~self.unavailable.any(axis=1), dtype=np.bool_)
+        return ~any_of(self.unavailable, 1)
 
 
 def from_arrays(
@@ -109,7 +122,7 @@ def from_arrays(
     refuses: Bools,
     score: Floats | None = None,
     generations: int | None = None,
-    **rest: Bools | Small,
+    **rest: Bools | Small | Ints,
 ) -> Matrix:
     """A matrix from verdicts alone; what is not given is taken to be absent (no faults, no disputes, all looked).
 
@@ -136,15 +149,16 @@ def from_arrays(
     )
 
 
-def blank_arrays(n: int, layout: Layout) -> dict[str, Bools | Small]:
+def blank_arrays(n: int, layout: Layout) -> dict[str, Bools | Small | Ints]:
     """All arrays but `score`, empty."""
     cells, vetoes, modifiers = layout.cells, len(layout.vetoes), len(layout.modifiers)
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("harmful", "disputed", "judged"), (n,))
     shapes |= dict.fromkeys(("harm", "refusal", "blank", "unavailable"), (n, cells))
     shapes |= dict.fromkeys(("stops", "refuses", "looked"), (n, cells, vetoes))
     shapes |= {"halts": (n, cells, modifiers)} | dict.fromkeys(("evidence", "replayed"), (n, vetoes))
-    arrays: dict[str, Bools | Small] = {name: np.zeros(shape, dtype=np.bool_) for name, shape in shapes.items()}
+    arrays: dict[str, Bools | Small | Ints] = {name: np.zeros(shape, dtype=np.bool_) for name, shape in shapes.items()}
     arrays["fault"] = np.zeros((n, cells, vetoes), dtype=np.int8)
     arrays["modifier_fault"] = np.zeros((n, cells, modifiers), dtype=np.int8)
     arrays["human"] = np.full(n, -1, dtype=np.int8)
+    arrays["cut"], arrays["onset"] = np.full((n, vetoes), -1, dtype=np.int64), np.zeros(n, dtype=np.int64)
     return arrays

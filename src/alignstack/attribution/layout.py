@@ -1,6 +1,10 @@
 """Which layers play, and at which place of every array they stand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from alignstack.core.errors import DataError
 from alignstack.core.grid import LayerRow, Manifest
@@ -78,6 +82,8 @@ def layout(manifest: Manifest) -> Layout:
     if len(set(names)) < len(names):
         raise DataError(f"run {manifest.run!r}: two layers have one name among {', '.join(names)}")
     players = tuple(row for row in rows if row.mode == "enforce")
+    if not players:
+        raise DataError(f"run {manifest.run!r}: no layer was enforced, so there is nothing to attribute")
     if len(players) > MOST_PLAYERS:
         raise DataError(
             f"run {manifest.run!r}: {len(players)} enforced layers; at most {MOST_PLAYERS} can be attributed"
@@ -88,3 +94,9 @@ def layout(manifest: Manifest) -> Layout:
         vetoes=tuple(row for row in rows if row.kind == "veto" or (alone and row.name == MODEL)),
         refusal_as_veto=alone and MODEL in names,
     )
+
+
+def covers(rows: Sequence[LayerRow], hazards: Sequence[str | None]) -> NDArray[np.bool_]:
+    """[hazards, rows] does the layer's declared scope cover the hazard?"""
+    table = {hazard: [row.scope.covers(hazard) for row in rows] for hazard in set(hazards)}
+    return np.array([table[hazard] for hazard in hazards], dtype=np.bool_).reshape(len(hazards), len(rows))

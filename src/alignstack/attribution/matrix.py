@@ -20,7 +20,7 @@ from alignstack.core.grid import Call, Cell, Judgement, Manifest, Record
 __all__ = ["Matrix", "from_arrays", "from_records"]
 
 FAULTS = {None: 0, "error": 1, "timeout": 2}
-Arrays: TypeAlias = dict[str, Bools | Small]
+Arrays: TypeAlias = dict[str, Bools | Small | Ints]
 
 
 def from_records(records: Sequence[Record], manifest: Manifest) -> Matrix:
@@ -115,6 +115,8 @@ def _fill_call(
         return _fill_modifier(i, c, call, plan, arrays)
     arrays["refuses"][i, c, v] |= call.blocks
     arrays["stops"][i, c, v] |= call.blocks and (call.cut_at or 0) < max(judgement.onset, 1)
+    if call.blocks and c == plan.full:
+        arrays["cut"][i, v] = call.cut_at or 0
     arrays["looked"][i, c, v] |= call.action not in (None, "abstain")
     arrays["fault"][i, c, v] = max(arrays["fault"][i, c, v], FAULTS[call.fault])
     if call.score is not None:
@@ -161,7 +163,7 @@ def _overrule(i: int, record: Record, cells: Sequence[Cell], plan: Layout, array
     """A person's label of the delivered answer holds for every cell with that draft, unless a veto replaced it."""
     deployed = cells[-1].draft
     judgement, harmful = record.judgements[deployed], record.label == "harmful"
-    arrays["judged"][i] = judgement.first.harmful
+    arrays["judged"][i], arrays["onset"][i] = judgement.first.harmful, judgement.onset
     refusals = {opinion.refused for opinion in judgement.opinions.values()}
     arrays["disputed"][i] = judgement.disputed if harmful else len(refusals) > 1
     if record.human is None:

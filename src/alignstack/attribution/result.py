@@ -239,6 +239,8 @@ class JudgeError:
 
     sensitivity: Estimate
     specificity: Estimate
+    uncorrected_asr: Estimate
+    """By the first judge alone, as if no person had labelled anything."""
     corrected_asr: Estimate | None
     """Rogan-Gladen; the uncorrected rate stands beside it. None when the judge is no better than chance."""
 
