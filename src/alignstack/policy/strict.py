@@ -158,7 +158,7 @@ def problems(error: ValidationError, file: str, model: type[BaseModel], at: str 
         path, parent = _locate(model, detail, at)
         found.setdefault(path, Problem(where=_where(file, path), what=_plain(detail, parent)))
         types.setdefault(path, detail["type"])
-    # Of a union whose one member is a mapping or list with an error in it, the other members' "should be text" is noise.
+    # Where one member of a union fails deeper inside, the "should be text" of the others is noise.
     noise = {path for path in found if types[path].endswith("_type") and any(_inside(other, path) for other in found)}
     return [problem for path, problem in found.items() if path not in noise]
 

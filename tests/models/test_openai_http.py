@@ -1,0 +1,377 @@
+"""Against real servers on real ports: one that behaves, and raw sockets that do not."""
+
+import asyncio
+import gc
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from pydantic import ValidationError
+
+from alignstack.core.errors import ModelUnavailable
+from alignstack.core.messages import Message, user
+from alignstack.core.ports import Delta, Finish, Sampling
+from alignstack.models import openai_http
+from alignstack.models.openai_http import OpenAIHTTP, OpenAIHTTPConfig
+from alignstack.policy.strict import problems
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SAMPLING = Sampling(seed=7, temperature=0.5, max_tokens=9)
+
+
+def model(base_url: str, **keys: object) -> OpenAIHTTP:
+    return OpenAIHTTP(OpenAIHTTPConfig.model_validate({"base_url": base_url, "model": "m", "max_retries": 0, **keys}))
+
+
+@asynccontextmanager
+async def server(handler: Handler) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def raw_server(*parts: bytes | float) -> AsyncIterator[str]:
+    """Sends the bytes, sleeps the seconds, then closes the connection."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            for part in parts:
+                if isinstance(part, bytes):
+                    writer.write(part)
+                    await writer.drain()
+                else:
+                    await asyncio.sleep(part)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listening:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
+
+
+def chunk(text: str | None = None, finish: str | None = None, **more: object) -> bytes:
+    choice = {"index": 0, "delta": {} if text is None else {"content": text}, "finish_reason": finish}
+    return b"data: " + json.dumps({"choices": [choice], **more}).encode() + b"\n\n"
+
+
+def head(content_type: str = "text/event-stream") -> bytes:
+    return f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nConnection: close\r\n\r\n".encode()
+
+
+async def items(client: OpenAIHTTP) -> list[Delta | Finish]:
+    try:
+        return [item async for item in client.stream(user("hi"), SAMPLING)]
+    finally:
+        await client.aclose()
+
+
+async def answer(client: OpenAIHTTP) -> str:
+    return "".join(item.text for item in await items(client) if isinstance(item, Delta))
+
+
+async def failure(client: OpenAIHTTP) -> str:
+    with pytest.raises(ModelUnavailable) as caught:
+        await items(client)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- servers that work
+
+
+async def test_an_answer_arrives_piece_by_piece_with_usage_and_cost() -> None:
+    seen: dict[str, object] = {}
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.update(await request.json(), key=request.headers["Authorization"])
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        usage = {"prompt_tokens": 1000, "completion_tokens": 500}
+        for part in (chunk(""), chunk("Hel"), b": ping\n\n", chunk("lo"), chunk(finish="length")):
+            await response.write(part)
+        await response.write(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async with server(handler) as url:
+        got = await items(model(url, api_key="k", input_price=1, output_price=4, extra={"top_k": 5, "seed": None}))
+    assert got == [
+        Delta(text="Hel"),
+        Delta(text="lo"),
+        Finish(reason="length", input_tokens=1000, output_tokens=500, cost=0.003),
+    ]
+    assert seen["messages"] == [{"role": "user", "content": "hi"}]
+    assert (seen["model"], seen["stream"], seen["max_tokens"], seen["temperature"]) == ("m", True, 9, 0.5)
+    assert (seen["top_k"], "seed" in seen, seen["key"]) == (5, False, "Bearer k")
+
+
+async def test_a_server_that_does_not_stream_is_understood() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        choice = {"message": {"content": "Hello"}, "finish_reason": "stop"}
+        return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 1}})
+
+    async with server(handler) as url:
+        assert await items(model(url)) == [
+            Delta(text="Hello"),
+            Finish(reason="stop", input_tokens=3, output_tokens=1),
+        ]
+
+
+async def test_carriage_returns_split_events_and_a_missing_done_are_understood() -> None:
+    event = chunk("é", "stop").strip()
+    parts = [head(), b"event: message\r\nid: 1\r\n", event[:9], 0.01, event[9:], b"\r\n\r\n"]
+    async with raw_server(*parts) as url:
+        assert await answer(model(url)) == "é"
+
+
+async def test_half_a_surrogate_pair_becomes_the_replacement_character() -> None:
+    async with raw_server(head(), chunk("a\ud800b", "stop")) as url:
+        assert await answer(model(url)) == "a\ufffdb"
+
+
+async def test_text_that_json_cannot_hold_as_utf8_is_sent_all_the_same() -> None:
+    async with raw_server(head(), chunk("ok", "stop")) as url:
+        client = model(url)
+        asked = (Message(role="user", content="\ud800"),)
+        got = [item async for item in client.stream(asked, SAMPLING)]
+        await client.aclose()
+    assert got[0] == Delta(text="ok")
+
+
+async def test_other_finish_reasons_count_as_stop() -> None:
+    for reason, expected in {"tool_calls": "stop", "content_filter": "content_filter"}.items():
+        async with raw_server(head(), chunk("x", reason)) as url:
+            assert (await items(model(url)))[-1] == Finish(reason=expected, output_tokens=1)  # type: ignore[arg-type]
+
+
+async def test_closing_early_closes_the_connection() -> None:
+    gone = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(chunk("x"))
+                await asyncio.sleep(0.005)
+        except (ConnectionError, asyncio.CancelledError):
+            gone.set()
+            raise
+
+    async with server(handler) as url:
+        client = model(url)
+        stream = client.stream(user("hi"), SAMPLING)
+        assert await anext(stream) == Delta(text="x")
+        await stream.aclose()  # type: ignore[attr-defined]
+        await asyncio.wait_for(gone.wait(), 5)
+        await client.aclose()
+
+
+async def test_concurrent_streams_share_one_session() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.02)
+        return web.Response(body=chunk("x", "stop"), content_type="text/event-stream")
+
+    async with server(handler) as url:
+        client = model(url)
+
+        async def ask() -> list[Delta | Finish]:
+            return [item async for item in client.stream(user("hi"), SAMPLING)]
+
+        assert len(await asyncio.gather(*(ask() for _ in range(20)))) == 20
+        assert len(client._sessions) == 1
+        await client.aclose()
+        assert await ask()
+        await client.aclose()
+
+
+@pytest.mark.filterwarnings("error")
+def test_sessions_close_with_their_loop_even_without_aclose(caplog: pytest.LogCaptureFixture) -> None:
+    client = model("http://127.0.0.1:9/v1")
+
+    async def ask() -> None:
+        async with raw_server(head(), chunk("x", "stop")) as url:
+            nonlocal client
+            client = model(url)
+            assert [item async for item in client.stream(user("hi"), SAMPLING)]
+
+    asyncio.run(ask())
+    gc.collect()
+    assert "Unclosed" not in caplog.text
+    assert all(kept.session.closed for kept in client._sessions.values())
+
+
+# ---------------------------------------------------------------- servers that fail
+
+GARBAGE = "sent something that is not an event stream"
+HOSTILE: dict[str, tuple[list[bytes | float], str]] = {
+    "closes at once": ([], "closed the connection without an answer"),
+    "no HTTP": ([b"SSH-2.0-OpenSSH_9.6\r\n\r\n"], "sent something that is not HTTP"),
+    "web page": ([head("text/html"), b"<html>login</html>"], "answered with a web page"),
+    "web page as a stream": ([head(), b"<html>\n</html>\n"], GARBAGE),
+    "noise": ([head(), bytes(range(256)) * 40], GARBAGE),
+    "invalid JSON": ([head(), b'data: {"choices": [\n\n'], "sent invalid JSON"),
+    "deep JSON": ([head(), b"data: " + b"[" * 100_000 + b"\n\n"], "sent invalid JSON"),
+    "JSON that is no object": ([head(), b"data: 3\n\n"], "sent JSON that is no object"),
+    "no choices": ([head(), b'data: {"hello": 1}\n\n'], "sent a chunk without choices"),
+    "choices of another kind": ([head(), b'data: {"choices": [1]}\n\n'], "sent a chunk without choices"),
+    "content of another kind": ([head(), b'data: {"choices": [{"delta": {"content": [1]}}]}\n\n'], "is no text"),
+    "delta of another kind": ([head(), b'data: {"choices": [{"delta": [1]}]}\n\n'], "is no text"),
+    "not UTF-8": ([head(), b'data: {"choices": [{"delta": {"content": "\xff"}}]}\n\n'], "not UTF-8"),
+    "error in the stream": (
+        [head(), chunk("x"), b'data: {"error": {"message": "out of memory"}}\n\n'],
+        "out of memory",
+    ),
+    "ends early": ([head(), chunk("a"), chunk("b")], "ended the stream before the answer was finished"),
+    "ends in mid-event": ([head(), chunk("a"), chunk("b", "stop")[:20]], "ended the stream before"),
+    "done without an end": ([head(), b"data: [DONE]\n\n"], "ended the stream before"),
+    "empty": ([head()], "ended the stream before"),
+    "drops in mid-chunk": (
+        [b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n99\r\ndata:"],
+        "dropped the connection in mid-answer",
+    ),
+    "shorter than it says": (
+        [b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{"],
+        "dropped the connection in mid-answer",
+    ),
+    "not JSON at all": ([head("application/json"), b"null"], "sent JSON that is no object"),
+    "hangs": ([5.0], "did not finish within 0.3 s (timeout_s)"),
+    "hangs in the head": ([b"HTTP/1.1 200 OK\r\nContent-", 5.0], "did not finish within 0.3 s"),
+    "hangs in the stream": ([head(), chunk("a"), 5.0], "did not finish within 0.3 s"),
+    "drips": ([head(), *[b": wait\n\n", 0.1] * 20], "did not finish within 0.3 s"),
+    "unknown status": ([b"HTTP/1.1 418 Teapot\r\nContent-Length: 0\r\n\r\n"], "answered HTTP 418"),
+    "redirect": ([b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"], "HTTP 302"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_server_ends_in_one_clear_sentence(name: str) -> None:
+    parts, what = HOSTILE[name]
+    started = time.perf_counter()
+    async with raw_server(*parts) as url:
+        message = await failure(model(url, timeout_s=0.3))
+        assert message.startswith(f"model server '{url}' ") and what in message and "\n" not in message
+    assert time.perf_counter() - started < 2
+
+
+async def test_what_came_before_the_drop_was_streamed() -> None:
+    async with raw_server(head(), chunk("a"), chunk("b")) as url:
+        client, got = model(url), []
+        with pytest.raises(ModelUnavailable):
+            async for item in client.stream(user("hi"), SAMPLING):
+                got.append(item)
+        await client.aclose()
+    assert got == [Delta(text="a"), Delta(text="b")]
+
+
+async def test_refused_connections_and_unknown_hosts_are_told_apart() -> None:
+    async with raw_server() as url:
+        pass
+    assert "cannot be reached" in await failure(model(url))
+    assert "cannot be reached" in await failure(model("http://host.invalid/v1", timeout_s=5))
+
+
+async def test_endless_streams_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_http, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(openai_http, "MAX_EVENT", 2**16)
+    async with raw_server(head(), *[chunk("x" * 1000) * 100] * 50) as url:
+        assert "sent more than 1 MiB without an end" in await failure(model(url))
+    async with raw_server(head(), *[b"data: " + b"x" * 9000] * 50) as url:
+        assert "sent a line that does not end" in await failure(model(url))
+
+
+async def test_busy_servers_are_asked_again_and_hard_errors_are_not() -> None:
+    calls: list[int] = []
+    statuses = [503, 429, 200]
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        calls.append(statuses[len(calls) % len(statuses)])
+        if calls[-1] != 200:
+            return web.Response(status=calls[-1], headers={"Retry-After": "0.01"})
+        return web.Response(body=chunk("x", "stop"), content_type="text/event-stream")
+
+    async with server(handler) as url:
+        assert await answer(model(url, max_retries=2)) == "x"
+        assert calls == [503, 429, 200]
+        assert "(asked 2 times) answered HTTP 429" in await failure(model(url, max_retries=1))
+        statuses[:] = [401]
+        calls.clear()
+        assert "answered HTTP 401" in await failure(model(url, max_retries=5))
+        assert calls == [401]
+
+
+async def test_retries_never_outlast_the_timeout() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=503, headers={"Retry-After": "600"})
+
+    async with server(handler) as url:
+        started = time.perf_counter()
+        assert "HTTP 503" in await failure(model(url, max_retries=5, timeout_s=2))
+        assert time.perf_counter() - started < 1
+
+
+async def test_an_answer_that_has_begun_is_not_asked_for_again() -> None:
+    asked = 0
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        return web.Response(body=chunk("x"), content_type="text/event-stream")
+
+    async with server(handler) as url:
+        await failure(model(url, max_retries=3))
+    assert asked == 1
+
+
+async def test_error_texts_are_quoted_without_keys_queries_or_control_characters() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        said = f"bad key {request.headers['Authorization']}\x1b[31m\n" + "x" * 999
+        return web.json_response({"error": {"message": said}}, status=401)
+
+    async with server(handler) as url:
+        address = url.replace("http://", "http://me:pw@") + "?api-version=hidden"
+        message = await failure(model(address, api_key="sk-secret"))
+    assert message.startswith(f"model server '{url}' answered HTTP 401: bad key Bearer *** [31m xxx")
+    assert len(message) < 400
+    assert not any(secret in message for secret in ("secret", "pw", "me:", "hidden"))
+
+
+# ---------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        ({"base_url": "localhost:8000"}, "base_url: should be an address like http://HOST:PORT/v1"),
+        ({"base_url": "ftp://x/v1"}, "base_url: should be an address"),
+        ({"base_url": "http://x:99999/v1"}, "base_url: should be an address"),
+        ({"api_key": "hunter2\nX: y"}, "api_key: should be printable ASCII"),
+        ({"timeout_s": 0}, "timeout_s: should be greater than 0"),
+        ({"extra": {"messages": [], "stream": False}}, "extra: cannot set messages, stream"),
+        ({"api_kye": "hunter2"}, "api_kye: unknown key; did you mean 'api_key'?"),
+    ],
+)
+def test_bad_keys_are_named_and_their_values_are_not(keys: dict[str, object], what: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        OpenAIHTTPConfig.model_validate({"base_url": "http://x/v1", "model": "m", **keys})
+    message = str(problems(caught.value, "s.yaml", OpenAIHTTPConfig, "model")[0])
+    assert message.startswith(f"s.yaml: model.{what}") and "hunter2" not in message
+
+
+def test_the_version_follows_what_decides_the_answer_and_not_the_key() -> None:
+    assert model("http://x/v1", api_key="a").version == model("http://x/v1", api_key="b").version
+    assert model("http://x/v1").version != model("http://x/v1", extra={"top_k": 1}).version
+    assert "hunter2" not in repr(model("http://x/v1", api_key="hunter2")._config)
