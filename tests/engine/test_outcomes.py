@@ -68,13 +68,17 @@ def speaker(version: str, tokens: int, fails: bool) -> Says:
     def reply(messages: tuple[Message, ...]) -> list[str]:
         return [LETTERS[int(c, 16) % len(LETTERS)] for c in digest(version, tuple(messages))[:9]]
 
-    return Says(reply, version=version, tokens=lambda piece: tokens if piece in "ace" else 1, fails_after=0 if fails else None)
+    return Says(
+        reply, version=version, tokens=lambda piece: tokens if piece in "ace" else 1, fails_after=0 if fails else None
+    )
 
 
 @st.composite
 def stacks(draw: st.DrawFn) -> Stack:
     reference = draw(st.sampled_from([None, speaker("base", 1, False), speaker("base2", 2, False)]))
-    model = speaker(draw(st.sampled_from("xyz")), draw(st.sampled_from([1, 3])), draw(st.sampled_from([False] * 5 + [True])))
+    model = speaker(
+        draw(st.sampled_from("xyz")), draw(st.sampled_from([1, 3])), draw(st.sampled_from([False] * 5 + [True]))
+    )
     return stack(
         *draw(layers()),
         model=model,

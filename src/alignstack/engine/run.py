@@ -125,16 +125,17 @@ class _Request:
             stack=self.stack.fingerprint,
             stack_source=self.stack.source,
             started=started,
-            censored=self._censored(),
+            censored=self._censored(outcome),
             events=tuple(self.events),
         )
 
-    def _censored(self) -> bool:
+    def _censored(self, outcome: OutcomeEvent) -> bool:
         """Was any layer that is on, the model included, not asked, or not asked about the whole answer?"""
         asked = {event.layer for event in self.events if isinstance(event, LayerEvent | LayerError)}
         on = {p.name for p in self.stack.layers if p.layer is not None} - self.off
-        whole = any(isinstance(event, ModelEvent) and event.finish != "cancelled" for event in self.events)
-        return bool(on - asked) or not whole
+        said = any(isinstance(event, ModelEvent) and event.finish != "cancelled" for event in self.events)
+        stopped = outcome.status in ("cut", "blocked") and self.stack.streams(self.off)
+        return bool(on - asked) or not said or stopped
 
     async def _outcome(self, messages: Conversation) -> OutcomeEvent:
         view: View | None = View(phase="request", messages=messages, caller=self.caller)

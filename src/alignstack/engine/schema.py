@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from alignstack.engine import registry
-from alignstack.engine.keys import PluginKeys, LayerKeys, ModelKeys, StackKeys
+from alignstack.engine.keys import LayerKeys, ModelKeys, PluginKeys, StackKeys
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
