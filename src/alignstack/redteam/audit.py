@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignstack import __version__
-from alignstack.core.errors import ConfigError, DataError, Problem, Unavailable
+from alignstack.core.errors import AlignstackError, ConfigError, DataError, Problem, Unavailable
 from alignstack.core.grid import Call, Cell, Draft, Grid, Judgement, LayerRow, Manifest, Record, SuiteRow
 from alignstack.core.judge import Judge, Opinion
 from alignstack.core.messages import Message, digest, user_text
@@ -204,7 +204,12 @@ class _Audit:
     async def _opinion(self, judge: Judge, request: str, answer: str) -> Opinion:
         """Asked once for each answer to a request. Raises Unavailable."""
         key = digest(judge.name, judge.version, request, answer)
-        return await self.opinions.get(key, lambda: judge.judge(request, answer))
+        try:
+            return await self.opinions.get(key, lambda: judge.judge(request, answer))
+        except AlignstackError as error:
+            raise Unavailable(str(error)) from None
+        except Exception as error:  # a plugin with a bug is a judge that is not there
+            raise Unavailable(f"judge {judge.name!r}: {type(error).__name__}: {error}") from None
 
     async def _onset(self, draft: Draft, request: str) -> int:
         """Tokens after which the first judge calls the prefix harmful, looked at wherever the output layers look: in
