@@ -52,7 +52,7 @@ def audit(
                 resume=resume, concurrency=concurrency, progress=update,
             )
         )  # fmt: skip
-    made = outputs.report(run, budget=outputs.BUDGET)
+    made = outputs.report(run, budget=options.BUDGET)
     outputs.write(made, {"json": out / outputs.REPORT})
     if as_json:
         emit(made)

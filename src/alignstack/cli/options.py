@@ -34,7 +34,8 @@ as_json = option("--json", "as_json", is_flag=True, help="Print one JSON documen
 stack = option("--stack", "stack_file", type=FILE, metavar="FILE", help="A stack file; the built-in stack otherwise.")
 seed = option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
 limit = option("--limit", type=click.IntRange(1), metavar="N", help="At most N harmful and N benign prompts.")
+BUDGET = 0.02
+"""Share of benign requests that a threshold fix may cost unless the user says otherwise; chosen by hand."""
 budget = option(
-    "--budget", type=RATE, default=0.02, show_default=True, metavar="B", help="Extra benign refusals a fix may cost."
+    "--budget", type=RATE, default=BUDGET, show_default=True, metavar="B", help="Extra benign refusals a fix may cost."
 )
-"""As a share of benign requests; the default is chosen by hand."""

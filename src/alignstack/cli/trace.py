@@ -1,5 +1,6 @@
 """`alignstack trace ls|show|replay`."""
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,21 +62,48 @@ def show(trace_id: str, as_json: bool) -> None:
 @trace.command()
 @click.argument("trace_id")
 @options.stack
-@options.option("--off", multiple=True, metavar="LAYER", help="Replay without this layer; repeatable.")
-@options.option("--reference", is_flag=True, help="Replay with the reference checkpoint in place of the weights.")
-@options.option("--threshold", "thresholds", multiple=True, metavar="LAYER=X", help="Replay with another threshold.")
+@options.option("--off", multiple=True, metavar="LAYER", help="Without this layer; repeatable.")
+@options.option("--shadow", multiple=True, metavar="LAYER", help="With this layer in shadow; repeatable.")
+@options.option("--again", multiple=True, metavar="LAYER", help="Ask this layer again, say after a fault; repeatable.")
+@options.option("--reference", is_flag=True, help="With the reference checkpoint in place of the weights.")
+@options.option(
+    "--threshold", "thresholds", multiple=True, metavar="LAYER=X", help="With another threshold; repeatable."
+)
 @options.as_json
 def replay(
-    trace_id: str, stack_file: Path | None, off: tuple[str, ...], reference: bool, thresholds: tuple[str, ...],
-    as_json: bool,
+    trace_id: str, stack_file: Path | None, off: tuple[str, ...], shadow: tuple[str, ...], again: tuple[str, ...],
+    reference: bool, thresholds: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """The same request again with one thing changed.
+
+    Only what the change reaches is asked again. The stack is that of the trace unless --stack names another.
 
     \b
     Example:
       alignstack trace replay 4f1c2d --off classifier
     """
-    pass
+    from alignstack.engine.config import load_stack
+    from alignstack.engine.replay import replay as run_again
+    from alignstack.store import SqliteTraces
+    from alignstack.store.clock import SystemClock
+
+    before = SqliteTraces().get(trace_id)
+    after = asyncio.run(
+        run_again(
+            before, load_stack(stack_file or before.stack_source), off=frozenset(off), shadow=frozenset(shadow),
+            again=frozenset(again), reference=reference, thresholds=dict(map(moved, thresholds)), clock=SystemClock(),
+        )
+    )  # fmt: skip
+    print_trace(after, as_json)
+
+
+def moved(text: str) -> tuple[str, float]:
+    """`LAYER=X` as a name and a number. Raises a usage error."""
+    name, _, value = text.rpartition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not LAYER=X with a number X", param_hint="--threshold") from None
 
 
 def print_trace(trace: "Trace", as_json: bool) -> None:

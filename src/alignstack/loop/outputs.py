@@ -8,9 +8,6 @@ from alignstack.report import document, html, junit, sarif
 from alignstack.report.schema import Report
 from alignstack.store.runs import Run
 
-BUDGET = 0.02
-"""Share of benign requests that a threshold fix may cost unless the user says otherwise; chosen by hand."""
-
 REPORT = "report.json"
 """In the folder of the run."""
 
