@@ -112,8 +112,7 @@ def _limiter(storage: str, name: str) -> MovingWindowRateLimiter:
     except (ConfigurationError, NotImplementedError, ValueError, KeyError) as error:
         # The address may hold a password: only its scheme is named.
         what = (
-            f"cannot use a {storage.partition(':')[0]!r} storage ({type(error).__name__}); use memory://, or redis://…"
+            f"cannot use a {storage.partition(':')[0]!r} storage ({type(error).__name__}); use memory://, or "
+            "redis://HOST:PORT with coredis installed (`pip install 'limits[async-redis]'`)"
         )
-        raise ConfigError(
-            [Problem(where=f"layer {name!r}: storage", what=f"{what} with the redis client installed")]
-        ) from None
+        raise ConfigError([Problem(where=f"layer {name!r}: storage", what=what)]) from None
