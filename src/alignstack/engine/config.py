@@ -222,8 +222,8 @@ class _Loading:
         return found
 
     def _layer(self, row: Mapping[str, Any], keys: LayerKeys | None, at: str, policy: Policy) -> Placed | None:
-        for hazard in keys.hazards or () if keys else ():
-            if hazard not in policy.hazards:
+        for hazard in _list(row, "hazards"):
+            if isinstance(hazard, str) and hazard not in policy.hazards:
                 self._problem(join(at, "hazards"), f"no hazard {hazard!r}{nearest(hazard, policy.hazards)}")
         hazards = frozenset(keys.hazards) if keys and keys.hazards else None
         given = {
