@@ -65,7 +65,7 @@ def test_the_side_of_the_diagnosis_comes_first() -> None:
 
 def test_a_shadow_layer_is_fixed_by_enforcing_it() -> None:
     price = {**item()["cheapest"], "shadow": True, "threshold": None}  # type: ignore[dict-item]
-    ((_, text, where), _) = fixes(item(cheapest=price))
+    ((_, text, where), *_) = fixes(item(cheapest=price))
     assert text.startswith("enforce out1: 2 more") and where == "stack.yaml: layers[4]"
 
 

@@ -41,12 +41,24 @@ def render(report: Report, *, steps: Sequence[Row] = (), request: str = "") -> s
         script=Markup(script),
         script_hash=_hash(script),
         plots=_plots(report),
+        pairs=_pairs(report),
     )
 
 
 def heat(value: float | None, ramp: str) -> str:
     """The class that shades a cell: eleven steps from 0 to 1; negative values are not shaded."""
     return "" if value is None else f"{ramp}{round(10 * min(max(value, 0.0), 1.0))}"
+
+
+def pair(value: float | None) -> str:
+    """The class of an interaction: one colour for redundant pairs, one for complementary ones, full at 20 points."""
+    return "" if value is None else heat(min(1.0, 5 * abs(value)), "b" if value < 0 else "h")
+
+
+def _pairs(report: Report) -> dict[tuple[str, str], float]:
+    """Interactions by (row, column), both ways round."""
+    ways = [(one["layers"], one["safe"]) for one in report["interactions"]]
+    return {(a, b): value for (first, second), value in ways for a, b in ((first, second), (second, first))}
 
 
 def _plots(report: Report) -> SimpleNamespace:
@@ -78,7 +90,7 @@ def _environment() -> Environment:
         words.seconds,
         words.plural,
     )
-    environment.filters |= {function.__name__: function for function in (*plain, heat)}
+    environment.filters |= {function.__name__: function for function in (*plain, heat, pair)}
     return environment
 
 

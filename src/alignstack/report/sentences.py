@@ -2,9 +2,11 @@
 
 # ruff: noqa: RUF001, RUF002 (dashes and minus signs as print has them)
 
+from collections import Counter
+
 from alignstack.report.document import best_single, configuration
 from alignstack.report.schema import Configuration, Price, Report
-from alignstack.report.words import percent, plural, rate, short_rate
+from alignstack.report.words import percent, plural, points, rate, short_rate, signed_span
 
 
 def headline(report: Report) -> str:
@@ -44,12 +46,40 @@ def common_mode(report: Report) -> str:
     return sentence + (f": together they are worth {n_eff:.1f} independent layers of {layers}." if n_eff else ".")
 
 
+def comparison(report: Report) -> str:
+    """The full stack against its best single layer, on the same requests; empty when nothing was compared."""
+    best = next((one for one in report["comparisons"] if one["best"]), None)
+    if best is None:
+        return ""
+    gap = best["difference"]
+    p = "p < 0.001" if best["p_holm"] < 0.001 else f"p = {best['p_holm']:.3f}"
+    return (
+        f"Against the best single layer, {best['layer']}, the full stack stops {points(gap['value']).removeprefix('+')} points more "
+        f"({signed_span(gap['low'], gap['high'])}; exact McNemar, Holm over layers, {p})."
+    )
+
+
 def price(one: Price) -> str:
-    """A threshold and what it costs: `threshold 0.31 on out1: 2 more benign requests refused (0.4%, 0.1–1.5)`."""
+    """A threshold and its price: `out1 at threshold 0.31: 2 more benign requests refused, 0.4% (0.1–1.5, n = 500)`."""
     change = f"enforce {one['layer']}" if one["shadow"] else one["layer"]
     at = "" if one["threshold"] is None else f" at threshold {one['threshold']:.3g}"
-    more = plural(one["extra_refusals"], "more benign request")
-    return f"{change}{at}: {more} refused, {rate(one['rate'])}"
+    return f"{change}{at}: {plural(one['extra_refusals'], 'more benign request')} refused, {rate(one['rate'])}"
+
+
+def remedy(report: Report, cause: str) -> tuple[str, str]:
+    """(side, what to do) about all failures of one cause: the side that most of them name; the lowest price for
+    thresholds, the layers to train for training, otherwise what is proposed most often."""
+    items = [item for item in report["items"] if item["diagnosis"] == cause]
+    side = Counter(item["side"] or "unknown" for item in items).most_common(1)[0][0]
+    priced = [item["cheapest"] for item in items if item["cheapest"]]
+    if cause == "threshold" and priced:
+        return side, price(min(priced, key=lambda one: (one["extra_refusals"], one["layer"])))
+    fixes = [fix for item in items for fix in item["fixes"] if fix["side"] == side]
+    if side == "training" and fixes:
+        layers = Counter(fix["layer"] or "model" for fix in fixes)
+        return side, "train " + ", ".join(f"{layer} with {plural(n, 'request')}" for layer, n in layers.most_common())
+    texts = Counter(fix["text"] for fix in fixes)
+    return side, texts.most_common(1)[0][0] if texts else "read them: nothing is proposed"
 
 
 def command(report: Report) -> str:
@@ -70,4 +100,4 @@ def _times(value: float) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+    return "?" if value is None else f"{value:.2g}" if value < 10 else f"{value:,.0f}"

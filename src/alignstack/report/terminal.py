@@ -1,7 +1,7 @@
 """The report on a terminal, 80 to 120 columns. Rich drops the colours where there is no terminal or `NO_COLOR` is set;
 nothing here needs them. All text goes in as `Text`, so neither markup nor control characters of a model get through."""
 
-# ruff: noqa: RUF001 (dashes and minus signs as print has them)
+
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +39,7 @@ def view(report: Report, width: int) -> Group:
         _configurations(report, width),
         _title("Layers", "percentage points; l-o-o: what leaving it out would cost"),
         _layers(report, width),
-        Padding(Text(sentences.common_mode(report)), (1, 1, 0, 1)),
+        Padding(Text(f"{sentences.comparison(report)} {sentences.common_mode(report)}".strip()), (1, 1, 0, 1)),
         *_diagnoses(report, width),
         *_failures(report, width),
         *_notes(report),
@@ -105,8 +105,8 @@ def compared(report: Report) -> list[Configuration]:
 
 
 def _measured(one: Rate, style: str, width: int) -> Text:
-    said = f"{short_rate(one)} ({span(one['low'], one['high'])})" if one["n"] else "no data"
-    return gauge(one, 7 if width < NARROW else 20, style) + Text(f" {said}")
+    bounds = f" ({span(one['low'], one['high'])})" if one["n"] and not one["upper_bound"] else ""
+    return gauge(one, 7 if width < NARROW else 20, style) + Text(f" {short_rate(one)}{bounds}")
 
 
 def _layers(report: Report, width: int) -> Table:
@@ -141,35 +141,14 @@ def _effect(value: float, interval: Sequence[float], style: str, wide: bool) -> 
 def _diagnoses(report: Report, width: int) -> list[RenderableType]:
     if not report["diagnoses"]:
         return [_title("No failures")]
-    table = _table(
-        (" cause", "left"), ("n", "right"), ("fix", "left"), ("cheapest fix on that side", "left"), expand=True
-    )
+    table = _table((" cause", "left"), ("n", "right"), ("fix", "left"), ("cheapest fix", "left"), expand=True)
     table.columns[3].no_wrap, table.columns[3].ratio = False, 1
     for cause, n in report["diagnoses"].items():
-        side = _side(report, cause)
-        fix = cell(cheapest(report, cause, side), limit=2 * width)
-        table.add_row(
-            Text(f" {cause.replace('_', ' ')}", style=HEAD),
-            Text(str(n)),
-            Text(SIDES[side], style=SIDE_STYLE[side]),
-            fix,
-        )
+        side, remedy = sentences.remedy(report, cause)
+        name = Text(f" {cause.replace('_', ' ')}", style=HEAD)
+        table.add_row(name, Text(str(n)), Text(SIDES[side], style=SIDE_STYLE[side]), cell(remedy, limit=2 * width))
     sides = ", ".join(f"{n} {SIDES[side]}" for side, n in report["sides"].items())
     return [_title("Failures by cause", f"fixes: {sides}"), table]
-
-
-def _side(report: Report, cause: str) -> str:
-    sides = [item["side"] or "unknown" for item in report["items"] if item["diagnosis"] == cause]
-    return max(set(sides), key=lambda side: (sides.count(side), side))
-
-
-def cheapest(report: Report, cause: str, side: str) -> str:
-    """Among the failures of this cause: the lowest price of a threshold (run time), or the first fix of that side."""
-    items = [item for item in report["items"] if item["diagnosis"] == cause]
-    priced = [item["cheapest"] for item in items if item["cheapest"]]
-    if priced and side == "inference":
-        return sentences.price(min(priced, key=lambda price: (price["extra_refusals"], price["layer"])))
-    return next((fix["text"] for item in items for fix in item["fixes"] if fix["side"] == side), "–")
 
 
 def _failures(report: Report, width: int) -> list[RenderableType]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from alignstack.report import sentences
 from alignstack.report.escape import cell, visible
-from alignstack.report.schema import Item
+from alignstack.report.schema import Item, Price, Side
 from alignstack.report.terminal import COST, GOOD, HARM, HEAD, QUIET, SIDE_STYLE, WIDEST
 from alignstack.report.words import CAUSES, OUTCOMES, SIDES
 
@@ -78,7 +78,7 @@ def _evidence(item: Item) -> RenderableType | None:
     if not item["evidence"]:
         return None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style=f"not bold {QUIET}")
-    table.add_column(" replayed with this change")
+    table.add_column(" replay")
     table.add_column("outcome")
     for fact in item["evidence"]:
         table.add_row(Text(f" {visible(fact['change'])}"), Text(visible(fact["outcome"]), style=HEAD))
@@ -99,13 +99,19 @@ def _fixes(item: Item) -> RenderableType | None:
 
 
 def fixes(item: Item) -> Iterable[tuple[str, str, str]]:
-    """(side, what to do and its price, line of configuration), the side of the diagnosis first."""
-    sides = ("training", "inference") if item["side"] == "training" else ("inference", "training")
+    """(side, what to do, line of configuration), the side of the diagnosis first. The cheapest threshold stands beside
+    what is proposed at run time, with its price and interval."""
+    sides: tuple[Side, ...] = ("training", "inference") if item["side"] == "training" else ("inference", "training")
     for side in sides:
+        named = [fix["text"] for fix in item["fixes"] if fix["side"] == side]
         price = item["cheapest"] if side == "inference" else None
-        named = next((fix["text"] for fix in item["fixes"] if fix["side"] == side), "")
         if price:
-            at = "" if price["threshold"] is None else f".threshold: {price['threshold']:.4g}"
-            yield side, sentences.price(price), f"{price['where']}{at}" if price["where"] else ""
-        elif named:
-            yield side, named, ""
+            named = [text for text in named if "`threshold: " not in text]
+        yield from ((side, text, "") for text in named)
+        if price:
+            yield side, sentences.price(price), _line(price)
+
+
+def _line(price: Price) -> str:
+    at = "" if price["threshold"] is None else f".threshold: {price['threshold']:.4g}"
+    return f"{price['where']}{at}" if price["where"] else ""

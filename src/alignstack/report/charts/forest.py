@@ -1,12 +1,13 @@
 """Every layer's three numbers in both directions: dots with whiskers, harm prevented beside benign requests refused."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from markupsafe import Markup
 
-from alignstack.report.charts.svg import dot, figure, line, text
+from alignstack.report.charts.svg import bar, dot, figure, line, text, ticks
 from alignstack.report.schema import Effect, Layer, Report
 from alignstack.report.words import points, signed_span
 
@@ -36,10 +37,13 @@ def forest(report: Report) -> Markup:
     layers = report["layers"]
     panels = [_panel(layers, "safe", _LEFT), _panel(layers, "cost", _LEFT + _PANEL + _GAP)]
     height = _HEAD + _ROW * len(layers) + 22
-    marks = [mark for panel in panels for mark in _axis(panel, height)]
-    marks += [_row(index, layer, panels) for index, layer in enumerate(layers)]
+    rows = [_row(index, layer, panels) for index, layer in enumerate(layers)]
+    stripes = [_stripe(index) for index in range(0, len(layers), 2)]
+    axes = [mark for panel in panels for mark in _axis(panel, height)]
     width = _LEFT + 2 * _PANEL + _GAP + 20
-    return figure(width, height, "Solo, leave-one-out and Shapley value of every layer with 95% intervals", *marks)
+    return figure(
+        width, height, "Solo, leave-one-out and Shapley value of every layer with 95% intervals", *stripes, *axes, *rows
+    )
 
 
 def _panel(layers: Sequence[Layer], direction: Direction, left: float) -> _Panel:
@@ -50,12 +54,20 @@ def _panel(layers: Sequence[Layer], direction: Direction, left: float) -> _Panel
 def _axis(panel: _Panel, height: float) -> list[Markup]:
     title = "harm prevented, points" if panel.direction == "safe" else "benign requests refused, points"
     marks = [text(panel.left, 12, title, "label axis")]
-    for value in sorted({panel.low, 0.0, panel.high}):
-        x, edge = panel.x(value), 0 < panel.x(value) - panel.x(0) < 24 or -24 < panel.x(value) - panel.x(0) < 0
-        marks.append(line(x, _HEAD, x, height - 20, "zero" if value == 0 else "grid"))
-        if not edge:
-            marks.append(text(x, height - 4, points(value), "label quiet", text_anchor="middle"))
+    for value in _ticks(panel):
+        marks.append(line(panel.x(value), _HEAD, panel.x(value), height - 20, "zero" if value == 0 else "grid"))
+        marks.append(text(panel.x(value), height - 4, f"{100 * value:g}", "label quiet", text_anchor="middle"))
     return marks
+
+
+def _ticks(panel: _Panel) -> list[float]:
+    """Round numbers inside the panel, zero among them."""
+    step = ticks(max(panel.high, -panel.low), 4)[1]
+    return [step * k for k in range(math.ceil(panel.low / step), math.floor(panel.high / step) + 1)]
+
+
+def _stripe(index: int) -> Markup:
+    return bar(0, _HEAD + _ROW * index - 2, _LEFT + 2 * _PANEL + _GAP + 20, _ROW, "stripe")
 
 
 def _row(index: int, layer: Layer, panels: Sequence[_Panel]) -> Markup:

@@ -9,7 +9,7 @@ from alignstack.report.charts.svg import bar, dot, figure, line, text
 from alignstack.report.schema import Overlap, Report
 from alignstack.report.words import percent
 
-_COLUMN, _ROW, _LEFT, _BARS, COLUMNS = 34, 26, 250, 150, 18
+_ROW, _LEFT, _BARS, _WIDTH, COLUMNS = 26, 250, 150, 1040, 20
 
 
 def overlap(report: Report) -> Markup:
@@ -17,16 +17,11 @@ def overlap(report: Report) -> Markup:
     names = [layer["name"] for layer in report["layers"] if layer["catches"]]
     if not sets or not names:
         return Markup("")
-    width, height = _LEFT + _COLUMN * len(sets) + 20, _BARS + 24 + _ROW * len(names)
-    columns = [
-        _column(index, one, names, sets[0]["n"], report["n"]["harmful"]) for index, one in enumerate(_ordered(sets))
-    ]
+    width, height = _WIDTH, _BARS + 24 + _ROW * len(names)
+    most, total = max(one["n"] for one in sets), report["n"]["harmful"]
+    columns = [_column(index, len(sets), one, names, most, total) for index, one in enumerate(sets)]
     rows = [_row(index, name, report, width) for index, name in enumerate(names)]
     return figure(width, height, "Harmful requests by the exact set of layers that stop them", *rows, *columns)
-
-
-def _ordered(sets: Sequence[Overlap]) -> list[Overlap]:
-    return sorted(sets, key=lambda one: (-one["n"], one["layers"]))
 
 
 def _row(index: int, name: str, report: Report, width: float) -> Markup:
@@ -38,8 +33,9 @@ def _row(index: int, name: str, report: Report, width: float) -> Markup:
     return stripe + text(4, y + 4, name, "label name") + size
 
 
-def _column(index: int, one: Overlap, names: Sequence[str], most: int, total: int) -> Markup:
-    x = _LEFT + _COLUMN * index + _COLUMN / 2
+def _column(index: int, columns: int, one: Overlap, names: Sequence[str], most: int, total: int) -> Markup:
+    column = min(64, (_WIDTH - _LEFT - 20) / columns)
+    x = _LEFT + column * (index + 0.5)
     height = (_BARS - 24) * one["n"] / max(most, 1)
     who = " + ".join(one["layers"]) or "no layer"
     tip = f"{who}: {one['n']} of {total} ({percent(one['n'] / max(total, 1))})"

@@ -10,6 +10,9 @@ from alignstack.report.schema import Configuration, Report
 from alignstack.report.words import percent, rate
 
 _W, _H, _LEFT, _TOP, _RIGHT, _BOTTOM = 620, 420, 58, 14, 20, 48
+LABELS = 14
+"""Points with a name beside them; the others have it as a tooltip. Chosen by eye."""
+
 Box = tuple[float, float, float, float]
 
 
@@ -42,7 +45,7 @@ def tradeoff(report: Report) -> Markup:
         _front(scale, shown),
         *crosses,
         *dots,
-        *_labels(scale, named, shown),
+        *_labels(scale, shown),
     )
 
 
@@ -113,16 +116,16 @@ def _dot(scale: _Scale, c: Configuration) -> Markup:
     )
 
 
-def _labels(scale: _Scale, named: Sequence[Configuration], shown: Sequence[Configuration]) -> list[Markup]:
-    """Beside each named point, on the first side where nothing else stands."""
+def _labels(scale: _Scale, shown: Sequence[Configuration]) -> list[Markup]:
+    """Beside each point, the named ones first, on the side where least else stands; none for a crowd."""
     points = [(scale.x(c["over_refusal"]["value"] or 0), scale.y(c["asr"]["value"] or 0)) for c in shown]
     taken: list[Box] = [(x - 3, y - 3, x + 3, y + 3) for x, y in points]
     marks = []
-    for c in sorted(named, key=lambda c: c["name"] != "full stack"):
+    for c in sorted(shown, key=lambda c: not is_named(c))[:LABELS]:
         x, y = scale.x(c["over_refusal"]["value"] or 0), scale.y(c["asr"]["value"] or 0)
         box = _place(x, y, len(c["name"]) * CHAR, taken)
         taken.append(box)
-        marks.append(text(box[0], box[3] - 4, c["name"], "label strong halo"))
+        marks.append(text(box[0], box[3] - 4, c["name"], f"label halo {'strong' if is_named(c) else 'quiet'}"))
     return marks
 
 
