@@ -37,7 +37,7 @@ def load_stack(path: Path | str | None = None) -> Stack:
     loading = _Loading(file=BUILTIN_SOURCE if builtin else str(file), base=file.resolve().parent)
     stack = loading.stack(written)
     if stack is None or loading.problems:
-        raise ConfigError(loading.problems)
+        raise ConfigError(list({problem.where: problem for problem in loading.problems}.values()))
     source = BUILTIN_SOURCE if builtin else str(file.resolve())
     return replace(stack, source=source, config=written, fingerprint=_fingerprint(stack, written))
 
@@ -222,9 +222,11 @@ class _Loading:
         return found
 
     def _layer(self, row: Mapping[str, Any], keys: LayerKeys | None, at: str, policy: Policy) -> Placed | None:
-        for hazard in _list(row, "hazards"):
+        for index, hazard in enumerate(_list(row, "hazards")):
             if isinstance(hazard, str) and hazard not in policy.hazards:
-                self._problem(join(at, "hazards"), f"no hazard {hazard!r}{nearest(hazard, policy.hazards)}")
+                self._problem(
+                    join(join(at, "hazards"), index), f"no hazard {hazard!r}{nearest(hazard, policy.hazards)}"
+                )
         hazards = frozenset(keys.hazards) if keys and keys.hazards else None
         given = {
             "name": str(row.get("name") or row.get("use")),

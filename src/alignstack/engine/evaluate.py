@@ -39,7 +39,7 @@ async def evaluate(
     """All cells of one conversation and one draw (`seed` instead of the stack's). Nothing is raised for layers or
     models that fail: calls carry the fault, drafts are `unavailable`."""
     sampling = stack.sampling if seed is None else replace(stack.sampling, seed=seed)
-    work = _Evaluation(stack, messages, clock, memo or Memo(), sampling)
+    work = _Evaluation(stack, messages, clock, Memo() if memo is None else memo, sampling)
     cells = await asyncio.gather(*(work.cell(off) for off in _subsets(stack.modifiers())))
     return _grid(cells)
 
@@ -57,7 +57,9 @@ async def check_text(
         audit=True,
     )
     key = ("text", placed.name, placed.info.version, view.digest)
-    answer = await (memo or Memo()).get(key, lambda: check(placed, view, clock=clock, whole=True), keep=sound)
+    answer = await (Memo() if memo is None else memo).get(
+        key, lambda: check(placed, view, clock=clock, whole=True), keep=sound
+    )
     return _call(placed, [(None, answer)])
 
 

@@ -39,7 +39,7 @@ async def replay(
     NotFound for names that are no layers (or have no threshold), ConfigError for weights without a reference."""
     moved = dict(thresholds or {})
     _check_names(stack, shadow | again, moved)
-    memo = memo or Memo()
+    memo = Memo() if memo is None else memo
     recall = _Recall(trace, again, moved, memo)
     streamed = stack.streaming and any(isinstance(e, LayerEvent) and e.at_token is not None for e in trace.events)
     drafts = {} if streamed else _drafts(trace)
