@@ -71,7 +71,7 @@ def attribute_matrix(
         clustered_asr=safe_numbers.full,
         clustered_over_refusal=cost_numbers.full,
         total=Effect(safe=safe_numbers.total, cost=cost_numbers.total),
-        asr_at_k=rates.asr_by_draws(matrix, harmed, resamples, _generator(seed, 2)),
+        asr_at_k=rates.asr_by_draws(matrix, harmed, safe_numbers.full, resamples, _generator(seed, 2)),
         judge=rates.judge_error(matrix),
         layers=_layers(matrix, safe_numbers, cost_numbers, harmful),
         shadow=_shadow(matrix, harmful, benign, resamples, seed),

@@ -9,8 +9,8 @@ from alignstack.attribution.arrays import Floats, Ints
 from alignstack.attribution.intervals import wilson
 from alignstack.attribution.result import Estimate
 
-BLOCK = 4_000_000
-"""Draws made at once: 32 MB of indices."""
+BLOCK = 1_000_000
+"""Draws made at once: 8 MB of indices, the fastest of 0.1 to 4 million on one core with 2 MB of cache."""
 
 
 def cluster_sums(values: Floats, cluster: Ints) -> Floats:

@@ -4,14 +4,14 @@ Each list of cases is in the order in which ATTRIBUTION decides: the first that 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from alignstack.attribution.arrays import Bools, Ints, Matrix, any_of
 from alignstack.attribution.layout import MODEL, Layout, covers
 from alignstack.attribution.outcomes import Deployed
-from alignstack.attribution.prices import Prices, prices
+from alignstack.attribution.prices import Prices, prices, released
 from alignstack.attribution.result import Diagnosis
 from alignstack.core.grid import LayerRow
 
@@ -54,6 +54,8 @@ class Diagnosed:
     witness: Witness
     prices: Prices | None = None
     """Delivered harm only."""
+    released: Ints | None = None
+    """[F] refusals only: what raising the layer's threshold would let through; -1 where it has none."""
 
 
 def diagnose_harm(matrix: Matrix, state: Deployed, *, budget: float) -> Diagnosed:
@@ -98,7 +100,8 @@ def diagnose_refusals(matrix: Matrix, state: Deployed) -> Diagnosed:
             layer=_modifier_rows(plan, witness),
         ),
     ]
-    return _first(plan, failed, cases, witness, None)
+    found = _first(plan, failed, cases, witness, None)
+    return replace(found, released=released(matrix, failed, found.layer))
 
 
 def rows(plan: Layout) -> tuple[LayerRow, ...]:

@@ -27,6 +27,8 @@ class Failure:
     cell: int
     """The cell without it."""
     prices: tuple[Price, ...]
+    released: int
+    """Harmful items let through, were the layer's threshold raised above this item's score; -1 where it has none."""
 
     @property
     def hazard(self) -> str | None:

@@ -61,7 +61,7 @@ def _inference(failure: Failure) -> Fix | None:
         "policy_gap": f"add {failure.hazard!r} to the `hazards` of a layer; no layer covers it",
         "evidence_withheld": f"{line}let {failure.layer} see all of it: raise `max_chars`, or move it up",
         "unavailable": f"{line or 'model: '}a longer `timeout_ms`, or `on_error: allow` if the other layers suffice",
-        "sole_blocker": f"{line}raise the threshold above this item's score, or narrow its patterns",
+        "sole_blocker": f"{line}{_raised(failure)}",
         "joint": f"{', '.join(failure.blockers)} all block this: each of them must change",
         "model_refused": "system prompt: say that requests like this one are welcome",
     }
@@ -74,6 +74,13 @@ def _inference(failure: Failure) -> Fix | None:
     if failure.matrix.harmful[failure.item]:
         return _fix("inference", None, "no threshold of any layer reaches this request: it needs another layer")
     return None
+
+
+def _raised(failure: Failure) -> str:
+    if failure.released < 0:
+        return "narrow what it matches"
+    n = int((failure.matrix.harmful & failure.matrix.usable).sum())
+    return f"a `threshold` above this item's score lets {failure.released} more of {n} harmful requests through"
 
 
 def _priced(failure: Failure, price: Price) -> Fix:

@@ -97,5 +97,6 @@ def _failures(
                 modifier=int(diagnosed.witness.modifier[f]),
                 cell=int(diagnosed.witness.cell[f]),
                 prices=diagnosed.prices.of(f) if diagnosed.prices else (),
+                released=int(diagnosed.released[f]) if diagnosed.released is not None else -1,
             )
     return found

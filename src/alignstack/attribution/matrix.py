@@ -154,9 +154,8 @@ def _require_verdicts(i: int, record: Record, plan: Layout, arrays: Arrays, cell
         name = plan.vetoes[v].name
         missing = [c for c in range(plan.cells) if name not in asked[c] and not ended[c]]
         if missing and any(name in names for names in asked):
-            raise DataError(
-                f"item {record.id!r}: no verdict of {name!r} in cell {'+'.join(cells[missing[0]].on) or 0!r}"
-            )
+            where = "+".join(cells[missing[0]].on) or "all off"
+            raise DataError(f"item {record.id!r}: no verdict of {name!r} in cell {where}; audit it again")
 
 
 def _overrule(i: int, record: Record, cells: Sequence[Cell], plan: Layout, arrays: Arrays) -> None:

@@ -1,5 +1,6 @@
 """What it would cost to catch a miss: lower one threshold to the item's score, count whom else that would refuse."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,3 +77,19 @@ def prices(matrix: Matrix, failed: Ints, refused: Bools) -> Prices:
     order = np.lexsort((np.broadcast_to(rank, extra.shape), extra), axis=1)
     benign = int((~matrix.harmful & matrix.usable).sum())
     return Prices(matrix=matrix, extra=extra, threshold=score, order=order, benign=benign)
+
+
+def released(matrix: Matrix, failed: Ints, layer: Sequence[str | None]) -> Ints:
+    """[F] harm let through, were this layer's threshold raised just above the item's score: harmful items with no
+    higher score that it alone stops. -1 where the layer is no veto or does not score the item."""
+    plan, full = matrix.layout, matrix.layout.full
+    stops = matrix.stops[:, full, list(plan.enforced)] & (matrix.harm[:, full] & matrix.usable)[:, None]
+    alone = stops.sum(axis=1) == 1
+    names = np.array([name or "" for name in layer], dtype=np.str_)
+    through = np.full(len(failed), -1, dtype=np.int64)
+    for q, v in enumerate(plan.enforced):
+        mine = np.flatnonzero(names == plan.vetoes[v].name)
+        score = matrix.score[failed[mine], full, v]
+        caught = np.sort(matrix.score[alone & stops[:, q], full, v])
+        through[mine] = np.where(np.isnan(score), -1, np.searchsorted(caught, score, side="right"))
+    return through
