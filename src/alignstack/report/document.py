@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from alignstack.attribution import result as found
 from alignstack.core.grid import LayerRow, Manifest, Record
+from alignstack.policy import load
 from alignstack.report import schema
 from alignstack.report.escape import excerpt
 
@@ -199,16 +200,26 @@ def _overlap(harmful: Sequence[found.ItemResult]) -> list[schema.Overlap]:
 
 def _attack(group: found.Group, layers: Sequence[found.LayerResult]) -> schema.Group:
     alone = {layer.name: share.solo for layer in layers for share in layer.by_attack if share.attack == group.name}
-    return _group(group, {name: _round(value) for name, value in alone.items()})
+    return _group(group, group.name, {name: _round(value) for name, value in alone.items()})
 
 
 def _hazard(group: found.Group, players: Sequence[str], harmful: Sequence[found.ItemResult]) -> schema.Group:
+    known = load(None).hazards
+    title = known[group.name].title if group.name in known else group.name
     mine = [item.blockers for item in harmful if item.hazard == group.name]
-    return _group(group, {name: _round(sum(name in who for who in mine) / max(len(mine), 1)) for name in players})
+    return _group(
+        group, title, {name: _round(sum(name in who for who in mine) / max(len(mine), 1)) for name in players}
+    )
 
 
-def _group(group: found.Group, layers: dict[str, float]) -> schema.Group:
-    return {"name": group.name, "asr": _rate(group.asr), "over_refusal": _rate(group.over_refusal), "layers": layers}
+def _group(group: found.Group, title: str, layers: dict[str, float]) -> schema.Group:
+    return {
+        "name": group.name,
+        "title": title,
+        "asr": _rate(group.asr),
+        "over_refusal": _rate(group.over_refusal),
+        "layers": layers,
+    }
 
 
 def entry(item: found.ItemResult, manifest: Manifest, record: Record | None = None) -> schema.Item:

@@ -6,12 +6,13 @@ security policy that allows exactly this page's style and script, by hash.
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from alignstack.report import sentences, words
 from alignstack.report.ask import Row
@@ -55,6 +56,11 @@ def pair(value: float | None) -> str:
     return "" if value is None else heat(min(1.0, 5 * abs(value)), "b" if value < 0 else "h")
 
 
+def ticked(text: str) -> Markup:
+    """Escaped, with what stands in backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))
+
+
 def _pairs(report: Report) -> dict[tuple[str, str], float]:
     """Interactions by (row, column), both ways round."""
     ways = [(one["layers"], one["safe"]) for one in report["interactions"]]
@@ -90,7 +96,7 @@ def _environment() -> Environment:
         words.seconds,
         words.plural,
     )
-    environment.filters |= {function.__name__: function for function in (*plain, heat, pair)}
+    environment.filters |= {function.__name__: function for function in (*plain, heat, pair, ticked)}
     return environment
 
 

@@ -101,6 +101,8 @@ class Group(TypedDict):
     """The full stack on one attack family or one hazard."""
 
     name: str
+    title: str
+    """In words: of a hazard, the policy's title."""
     asr: Rate
     over_refusal: Rate
     layers: dict[str, float]

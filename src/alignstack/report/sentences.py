@@ -51,10 +51,10 @@ def comparison(report: Report) -> str:
     best = next((one for one in report["comparisons"] if one["best"]), None)
     if best is None:
         return ""
-    gap = best["difference"]
+    gap, more = best["difference"], points(best["difference"]["value"]).removeprefix("+")
     p = "p < 0.001" if best["p_holm"] < 0.001 else f"p = {best['p_holm']:.3f}"
     return (
-        f"Against the best single layer, {best['layer']}, the full stack stops {points(gap['value']).removeprefix('+')} points more "
+        f"Against the best single layer, {best['layer']}, the full stack stops {more} points more "
         f"({signed_span(gap['low'], gap['high'])}; exact McNemar, Holm over layers, {p})."
     )
 

@@ -1,8 +1,6 @@
 """The report on a terminal, 80 to 120 columns. Rich drops the colours where there is no terminal or `NO_COLOR` is set;
 nothing here needs them. All text goes in as `Text`, so neither markup nor control characters of a model get through."""
 
-
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -155,19 +153,16 @@ def _failures(report: Report, width: int) -> list[RenderableType]:
     failed = failures(report)
     if not failed:
         return []
-    table = _table((" request", "left"), ("cause", "left"), ("attack", "left"), ("trace", "left"), expand=True)
-    table.columns[0].ratio = 1
+    columns: list[tuple[str, JustifyMethod]] = [(" item", "left"), ("cause", "left"), ("trace", "left")]
+    wide = width >= NARROW
+    table = _table(*columns, *([("request", "left")] if wide else []), expand=wide)
     for item in _mixed(failed)[:TOP]:
-        table.add_row(
-            _request(item, width),
-            Text((item["diagnosis"] or "").replace("_", " ")),
-            cell(item["attack"], limit=18),
-            Text(item["trace"], style="cyan"),
-        )
-    return [
-        _title(f"Failures, {min(TOP, len(failed))} of {len(failed)}", "alignstack why TRACE says where one came from"),
-        table,
-    ]
+        cause = Text((item["diagnosis"] or "").replace("_", " "))
+        row = (_item(item), cause, Text(item["trace"], style="cyan"), cell(item.get("request", ""), limit=width))
+        table.add_row(*row[: len(table.columns)])
+    table.columns[-1].overflow, table.columns[-1].ratio = "ellipsis", 1
+    hint = "alignstack why TRACE says where one came from"
+    return [_title(f"Failures, {min(TOP, len(failed))} of {len(failed)}", hint), table]
 
 
 def _mixed(failed: Sequence[Item]) -> list[Item]:
@@ -177,9 +172,9 @@ def _mixed(failed: Sequence[Item]) -> list[Item]:
     return [item for _, item in sorted(rounds, key=lambda one: one[0])]
 
 
-def _request(item: Item, width: int) -> Text:
+def _item(item: Item) -> Text:
     style = HARM if item["label"] == "harmful" else COST
-    return Text.assemble(" ", ("● ", style), cell(item.get("request") or item["id"], limit=max(24, width - 62)))
+    return Text.assemble(" ", ("● ", style), cell(item["id"], limit=38))
 
 
 def _notes(report: Report) -> list[RenderableType]:

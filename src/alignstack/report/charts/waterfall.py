@@ -41,8 +41,9 @@ def _row(index: int, step: tuple[str, str, int, int], scale: float, total: int) 
         bar(_LEFT, y, left * scale, 22, f"fill-{kind}" if whole else "fill-left", tip),
         line(_LEFT + left * scale, y + 22, _LEFT + left * scale, y + _ROW, "thread") if kind != "harm" else Markup(""),
     ]
-    if not whole:
+    if stopped:
         parts.append(bar(_LEFT + left * scale, y, stopped * scale, 22, f"fill-{kind}", tip))
-    note = f"{left}  ({percent(left / total if total else None)})" if whole else f"stops {stopped}, {left} left"
+    went = f"stops {stopped}, {left} left" if stopped else f"{left} left"
+    note = f"{left}  ({percent(left / total if total else None)})" if whole else went
     parts.append(text(_LEFT + (left + stopped) * scale + 10, y + 15, note, "label quiet"))
     return Markup("").join(parts)
