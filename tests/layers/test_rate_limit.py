@@ -37,7 +37,7 @@ async def test_the_reason_names_the_limit_that_is_used_up() -> None:
     limit = layer(requests_per_minute=100, requests_per_hour=1)
     await ask(limit)
     verdict = await limit.check(View(phase="request", messages=user("hi")))
-    assert verdict.reason == "more than 1 requests per hour"
+    assert verdict.reason == "the limit of 1 per hour is used up"
 
 
 async def test_callers_are_counted_apart_unless_all_share_one_limit() -> None:

@@ -83,7 +83,7 @@ class RateLimit:
         full = await self._exceeded(self.info.name, who)
         if full is None:
             return Verdict(action="allow")
-        return Verdict(action="block", reason=f"more than {full.amount} requests per {full.GRANULARITY.name}")
+        return Verdict(action="block", reason=f"the limit of {full.amount} per {full.GRANULARITY.name} is used up")
 
     async def _exceeded(self, *key: str) -> RateLimitItem | None:
         """The limit that is used up, if any. All are tested before any is hit, so that a request which one of them
