@@ -7,6 +7,7 @@ of the run. The same run gives the same bytes, the values under `seconds` aside 
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 
 from alignstack.attribution import result as found
@@ -204,12 +205,15 @@ def _attack(group: found.Group, layers: Sequence[found.LayerResult]) -> schema.G
 
 
 def _hazard(group: found.Group, players: Sequence[str], harmful: Sequence[found.ItemResult]) -> schema.Group:
-    known = load(None).hazards
-    title = known[group.name].title if group.name in known else group.name
     mine = [item.blockers for item in harmful if item.hazard == group.name]
-    return _group(
-        group, title, {name: _round(sum(name in who for who in mine) / max(len(mine), 1)) for name in players}
-    )
+    stops = {name: _round(sum(name in who for who in mine) / max(len(mine), 1)) for name in players}
+    return _group(group, _titles().get(group.name, group.name), stops)
+
+
+@cache
+def _titles() -> dict[str, str]:
+    """Of the canonical hazards: a policy may change what is done about them, not what they are."""
+    return {name: hazard.title for name, hazard in load(None).hazards.items()}
 
 
 def _group(group: found.Group, title: str, layers: dict[str, float]) -> schema.Group:

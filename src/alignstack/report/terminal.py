@@ -153,14 +153,14 @@ def _failures(report: Report, width: int) -> list[RenderableType]:
     failed = failures(report)
     if not failed:
         return []
-    columns: list[tuple[str, JustifyMethod]] = [(" item", "left"), ("cause", "left"), ("trace", "left")]
     wide = width >= NARROW
-    table = _table(*columns, *([("request", "left")] if wide else []), expand=wide)
+    table = _table((" item", "left"), ("cause", "left"), ("trace", "left"), expand=wide)
+    if wide:
+        table.add_column(Text("request"), no_wrap=True, overflow="ellipsis", ratio=1)
     for item in _mixed(failed)[:TOP]:
         cause = Text((item["diagnosis"] or "").replace("_", " "))
         row = (_item(item), cause, Text(item["trace"], style="cyan"), cell(item.get("request", ""), limit=width))
         table.add_row(*row[: len(table.columns)])
-    table.columns[-1].overflow, table.columns[-1].ratio = "ellipsis", 1
     hint = "alignstack why TRACE says where one came from"
     return [_title(f"Failures, {min(TOP, len(failed))} of {len(failed)}", hint), table]
 
