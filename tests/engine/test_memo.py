@@ -20,7 +20,7 @@ class Source:
 async def test_an_answer_is_remembered() -> None:
     memo, source = Memo(), Source()
     assert [await memo.get("k", source.answer) for _ in range(3)] == [1, 1, 1]
-    assert (memo.hits, memo.misses, len(memo)) == (2, 1, 1)
+    assert (memo.hits, memo.misses, memo.size) == (2, 1, 1)
 
 
 async def test_tasks_that_ask_at_the_same_time_share_one_call() -> None:

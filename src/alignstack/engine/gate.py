@@ -52,7 +52,8 @@ class Gate:
     def take(self) -> str:
         """The text that may leave now and has not left yet."""
         leaving: list[str] = []
-        while self._held and self._held[0][0] <= self.limit:
+        limit = self.limit
+        while self._held and self._held[0][0] <= limit:
             self.released, text = self._held.popleft()
             leaving.append(text)
         return "".join(leaving)

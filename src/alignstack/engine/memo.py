@@ -24,7 +24,9 @@ class Memo:
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """Answers remembered. (Not `len`: an empty memo must not be false.)"""
         return len(self._kept)
 
     async def get(

@@ -216,11 +216,11 @@ class _Request:
     async def _read(self, generation: Generation, view: View, gate: Gate, looks: asyncio.Queue[Look | None]) -> None:
         """The model's side of the gate: offers pieces, and has the layers look every so many tokens and at the end.
         The look at a prefix is put off until a further piece has come, since the last look is at the final text."""
-        layers = self.stack.acting("output", self.off)
+        layers, window = self.stack.acting("output", self.off), self.stack.look_every
         looked = 0
         async with aclosing(generation.deltas()) as deltas:
             async for delta in deltas:
-                if gate.offered and gate.offered - looked >= self.stack.look_every:
+                if gate.offered and gate.offered - looked >= window:
                     looked = gate.offered
                     prefix = replace(view, draft=generation.text[: generation.ends[looked - 1]], final=False)
                     await looks.put((looked, self._start(layers, prefix, looked)))
