@@ -16,7 +16,9 @@ def test_one_line_out_for_each_line_in(cli: Cli, stack: Path) -> None:
 
 
 def test_output_layers_score_texts_as_answers(cli: Cli, stack: Path) -> None:
-    ended = cli("classify", "--layer", "out1", "--stack", str(stack), "--json", stdin=b'{"id": 1, "text": "a password"}')
+    ended = cli(
+        "classify", "--layer", "out1", "--stack", str(stack), "--json", stdin=b'{"id": 1, "text": "a password"}'
+    )
     assert [row["score"] for row in ended.document] == [1.0]
 
 

@@ -39,8 +39,7 @@ def attribute(
     from alignstack.store import Run
 
     made = outputs.report(Run(run), budget=budget)
-    files = {"html": html, "junit": junit, "sarif": sarif}
-    outputs.write(made, {kind: path for kind, path in files.items() if path})
+    outputs.write(made, {"html": html, "junit": junit, "sarif": sarif})
     if as_json:
         emit(made)
     else:

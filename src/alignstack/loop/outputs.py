@@ -1,10 +1,12 @@
 """A run's report, and the files made from it."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alignstack.attribution.attribute import attribute
 from alignstack.core.errors import DataError
 from alignstack.report import document, html, junit, sarif
+from alignstack.report.ask import Row
 from alignstack.report.schema import Report
 from alignstack.store.runs import Run
 
@@ -21,16 +23,18 @@ def report(run: Run, *, budget: float) -> Report:
     return document.build(attribute(records, run.manifest, budget=budget), run.manifest, records)
 
 
-def write(made: Report, files: dict[str, Path]) -> None:
-    """Writes the renderings asked for: `json`, `html`, `junit`, `sarif`. Raises DataError when one cannot be."""
+def write(made: Report, files: Mapping[str, Path | None], *, steps: Sequence[Row] = (), request: str = "") -> None:
+    """Writes the renderings asked for: `json`, `html`, `junit`, `sarif`. `steps` and `request` head the page. Raises
+    DataError when one cannot be written."""
     texts = {
         "json": lambda: document.dumps(made),
-        "html": lambda: html.render(made),
+        "html": lambda: html.render(made, steps=steps, request=request),
         "junit": lambda: junit.render(made),
         "sarif": lambda: sarif.render(made, _lines(made["provenance"]["stack_source"])),
     }
     for kind, path in files.items():
-        save(path, texts[kind]())
+        if path:
+            save(path, texts[kind]())
 
 
 def save(path: Path, text: str) -> None:
