@@ -280,8 +280,8 @@ async def test_what_came_before_the_drop_was_streamed() -> None:
 async def test_refused_connections_and_unknown_hosts_are_told_apart() -> None:
     async with raw_server() as url:
         pass
-    assert "cannot be reached" in await failure(model(url))
-    assert "cannot be reached" in await failure(model("http://host.invalid/v1", timeout_s=5))
+    assert "cannot be reached: connection refused" in await failure(model(url))
+    assert "its host name is not known" in await failure(model("http://host.invalid/v1", timeout_s=5))
 
 
 async def test_endless_streams_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ what happened, and holds neither the key nor the query of the address.
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -210,7 +211,8 @@ class OpenAIHTTP:
             case aiohttp.ClientSSLError():
                 return "cannot be reached: TLS failed"
             case aiohttp.ClientConnectorError():
-                return f"cannot be reached: {error.os_error.strerror or 'connection failed'}"
+                number = error.os_error.errno
+                return f"cannot be reached: {os.strerror(number).lower() if number else 'connection failed'}"
             case aiohttp.ServerDisconnectedError():
                 return "closed the connection without an answer"
             case aiohttp.ClientPayloadError() | aiohttp.ClientOSError() | ConnectionError():
