@@ -26,9 +26,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# The model and the classifier in the package are rebuilt from data by these.
+# The model and the classifier in the package are rebuilt from data by these; ALIGNSTACK_DATA says where the data lies.
 embedded: $(VENV)/.dev
-	$(BIN)/python recipes/embedded/build.py
+	PYTHON=$(BIN)/python sh recipes/embedded/build.sh
 
 classifier: $(VENV)/.dev
 	$(BIN)/alignstack train classifier --config recipes/classifier.yaml
