@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -41,5 +41,5 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(plain, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _is_conversation(value: object) -> bool:
+def _is_conversation(value: object) -> TypeGuard[Conversation]:
     return isinstance(value, tuple) and bool(value) and all(isinstance(item, Message) for item in value)
