@@ -22,7 +22,8 @@ def stack_file(folder: Path, *layers: dict[str, Any], **more: Any) -> Path:
     """Harm to everything, `helpful` in the request aside; the reference does the same."""
     replies = [{"match": "bread", "reply": "Mix flour and water."}, {"reply": HARM}]
     (folder / "replies.jsonl").write_text("".join(json.dumps(reply) + "\n" for reply in replies), encoding="utf-8")
-    model = {"use": "scripted", "replies": "replies.jsonl", "reference": {"use": "scripted", "replies": "replies.jsonl"}}
+    scripted = {"use": "scripted", "replies": "replies.jsonl"}
+    model = {**scripted, "reference": scripted}
     config = {"model": model, "judge": {"use": "keyword", "patterns": ["HARMFUL"]}, "layers": list(layers), **more}
     path = folder / "stack.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
