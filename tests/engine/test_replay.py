@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alignstack.core.errors import ConfigError, NotFound
 from alignstack.core.layer import View
@@ -13,6 +15,7 @@ from alignstack.engine.replay import replay, reused, with_threshold
 from alignstack.engine.run import run, stream
 from alignstack.engine.stack import Stack
 from tests.engine.parts import CLOCK, REFUSAL, Rule, Says, allow, block, crash, flags, place, says, stack
+from tests.engine.random_stacks import LETTERS, players, really, stacks
 
 
 async def traced(built: Stack, text: str = "hi") -> Trace:
@@ -131,3 +134,13 @@ async def test_names_that_are_not_there_are_named() -> None:
 async def test_a_refused_request_replays_to_the_refusal() -> None:
     built = stack(Rule("in", block))
     assert (await replay(await traced(built), built, clock=CLOCK)).outcome.delivered == REFUSAL
+
+
+@settings(max_examples=150, deadline=None)
+@given(built=stacks(), text=st.text(LETTERS, max_size=4), data=st.data())
+async def test_a_replay_ends_as_really_running_it_would(built: Stack, text: str, data: st.DataObject) -> None:
+    off = data.draw(st.frozensets(st.sampled_from(players(built)))) if players(built) else frozenset()
+    _, trace = await really(built, text, frozenset())
+    again = await replay(trace, built, off=off, clock=CLOCK)
+    _, expected = await really(built, text, off)
+    assert replace(again.outcome, seconds=0) == replace(expected.outcome, seconds=0)

@@ -67,11 +67,19 @@ def edited(answer: Answer, view: View) -> View:
 
 
 async def check(
-    placed: Placed, view: View, *, clock: Clock, at_token: int | None = None, whole: bool = False
+    placed: Placed,
+    view: View,
+    *,
+    clock: Clock,
+    at_token: int | None = None,
+    whole: bool = False,
+    input_sha256: str | None = None,
 ) -> Answer:
-    """Asks one layer. `whole` is for evidence replays: the full text, and time enough."""
+    """Asks one layer. `whole` is for evidence replays: the full text, and time enough. `input_sha256` is the digest of
+    what the layer is given, where the caller has it already (prompts can be long)."""
     assert placed.layer is not None, "the weights are not asked"
     view = view if whole else narrowed(view, placed.info.scope.max_chars)
+    seen = input_sha256 or view.digest
     started = clock.tick()
     limit = PATIENCE_S if whole else placed.timeout_s
     timer = asyncio.timeout(limit)
@@ -79,32 +87,20 @@ async def check(
         async with timer:
             verdict = await placed.layer.check(view)
         if isinstance(verdict, Verdict):
-            return _event(placed, view, verdict, at_token, clock.tick() - started)
+            return LayerEvent(
+                layer=placed.name,
+                phase=view.phase,
+                mode=placed.mode,
+                verdict=verdict,
+                version=placed.info.version,
+                input_sha256=seen,
+                at_token=at_token,
+                seconds=clock.tick() - started,
+            )
         fault: tuple[Fault, str] = ("error", f"returned {type(verdict).__name__}, not a Verdict")
     except Exception as error:  # whatever a layer does, the request goes on by `on_error`
         late = isinstance(error, TimeoutError) and timer.expired()
         fault = ("timeout", f"no verdict in {limit} s") if late else ("error", _message(error))
-    return _error(placed, view, fault, clock.tick() - started)
-
-
-def _message(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:500]
-
-
-def _event(placed: Placed, view: View, verdict: Verdict, at_token: int | None, seconds: float) -> LayerEvent:
-    return LayerEvent(
-        layer=placed.name,
-        phase=view.phase,
-        mode=placed.mode,
-        verdict=verdict,
-        version=placed.info.version,
-        input_sha256=view.digest,
-        at_token=at_token,
-        seconds=seconds,
-    )
-
-
-def _error(placed: Placed, view: View, fault: tuple[Fault, str], seconds: float) -> LayerError:
     return LayerError(
         layer=placed.name,
         phase=view.phase,
@@ -113,6 +109,10 @@ def _error(placed: Placed, view: View, fault: tuple[Fault, str], seconds: float)
         on_error=placed.on_error,
         message=fault[1],
         version=placed.info.version,
-        input_sha256=view.digest,
-        seconds=seconds,
+        input_sha256=seen,
+        seconds=clock.tick() - started,
     )
+
+
+def _message(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from alignstack.core.events import LayerError
 from alignstack.core.grid import Call, Cell, Draft, Grid
@@ -80,6 +81,7 @@ class _Evaluation:
         self.memo = memo
         self.sampling = sampling
         self.asked: dict[Key, asyncio.Task[Answer]] = {}
+        self.digests: dict[Key, str] = {}
         self.drafts: dict[Key, asyncio.Task[Draft]] = {}
 
     async def cell(self, off: frozenset[str]) -> _Cell:
@@ -126,15 +128,24 @@ class _Evaluation:
         return key, _call(placed, list(zip([0, *looks], answers, strict=True)))
 
     def _ask(self, placed: Placed, view: View) -> asyncio.Task[Answer]:
-        key = (placed.name, placed.info.version, narrowed(view, placed.info.scope.max_chars).digest)
+        seen = self._digest(narrowed(view, placed.info.scope.max_chars))
+        key = (placed.name, placed.info.version, seen)
         if key not in self.asked:
-            self.asked[key] = asyncio.ensure_future(self._answer(placed, view, key))
+            self.asked[key] = asyncio.ensure_future(self._answer(placed, view, key, seen))
         return self.asked[key]
 
-    async def _answer(self, placed: Placed, view: View, key: Key) -> Answer:
+    def _digest(self, view: View) -> str:
+        """Computed once for what many layers see in many cells."""
+        key = (view.phase, view.messages, view.draft, view.final)
+        if key not in self.digests:
+            self.digests[key] = view.digest
+        return self.digests[key]
+
+    async def _answer(self, placed: Placed, view: View, key: Key, seen: str) -> Answer:
         if placed.info.stateful:
-            return await check(placed, view, clock=self.clock)
-        return await self.memo.get(key, lambda: check(placed, view, clock=self.clock), keep=sound)
+            return await check(placed, view, clock=self.clock, input_sha256=seen)
+        ask = partial(check, placed, view, clock=self.clock, input_sha256=seen)
+        return await self.memo.get(key, ask, keep=sound)
 
     def _draft(self, off: frozenset[str], messages: Conversation) -> asyncio.Task[Draft]:
         client = self.stack.client(off)

@@ -41,7 +41,7 @@ async def replay(
     _check_names(stack, shadow | again, moved)
     memo = Memo() if memo is None else memo
     recall = _Recall(trace, again, moved, memo)
-    streamed = stack.streaming and any(isinstance(e, LayerEvent) and e.at_token is not None for e in trace.events)
+    streamed = _streamed(trace, stack)
     drafts = {} if streamed else _drafts(trace)
     changed = replace(
         stack,
@@ -63,6 +63,13 @@ async def replay(
     *_, last = [item async for item in going]
     assert isinstance(last, Trace)
     return last
+
+
+def _streamed(trace: Trace, stack: Stack) -> bool:
+    """Was it answered as a stream? Where the trace does not show it, a stack that streams did."""
+    output = [event for event in trace.events if isinstance(event, LayerEvent) and event.phase == "output"]
+    whole = stack.streams() and any(event.at_token is None for event in output)
+    return stack.streaming and not whole
 
 
 def reused(before: Trace, after: Trace) -> tuple[bool, ...]:

@@ -185,7 +185,8 @@ class _Request:
         reading = self.tasks.create_task(_drain(generation))
         refused = await _any_blocks(self.racing)
         await _finish(reading, cancel=refused)
-        self.events.append(generation.event())
+        said = generation.event()
+        self.events.append(said)
         if refused:
             return self._blocked()
         if generation.ending == "unavailable":
@@ -194,7 +195,7 @@ class _Request:
         if checked is None:
             return self._blocked()
         self._send(checked.draft or "")
-        return self._delivered(len(generation.ends))
+        return self._delivered(said.output_tokens)
 
     async def _streamed(self, view: View) -> OutcomeEvent:
         """Text leaves piece by piece, each after the enforcing output layers have seen it."""

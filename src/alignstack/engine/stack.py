@@ -46,7 +46,7 @@ class Stack:
     layers: tuple[Placed, ...]
     """In the order a request meets them; the weights are the one named `model`."""
     model: ModelClient
-    policy: Policy
+    policy: Policy = field(repr=False)
     reference: ModelClient | None = None
     """The checkpoint that stands in when the weights are switched off; None: no known parent."""
     judges: tuple[Judge, ...] = ()
