@@ -1,4 +1,5 @@
 import json
+from copy import deepcopy
 from typing import Any
 
 from alignstack.report.document import failures
@@ -61,3 +62,16 @@ def test_a_result_points_at_the_line_of_its_layer(report: Report) -> None:
         result["locations"][0]["physicalLocation"].get("region") for result in _run(report, lines=lines)["results"]
     ]
     assert {"startLine": 12} in regions
+
+
+def test_a_built_in_stack_has_no_file_to_point_at(report: Report) -> None:
+    builtin = deepcopy(report)
+    builtin["provenance"]["stack_source"] = "built-in"
+    assert not any("physicalLocation" in result["locations"][0] for result in _run(builtin)["results"])
+
+
+def test_an_absolute_path_is_a_file_uri(report: Report) -> None:
+    absolute = deepcopy(report)
+    absolute["provenance"]["stack_source"] = "/srv/my stacks/stack.yaml"
+    place = _run(absolute)["results"][0]["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == "file:///srv/my%20stacks/stack.yaml"

@@ -67,11 +67,11 @@ def _table(table: Sequence[Row]) -> Table:
     grid = Table(
         box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1, 0, 0), header_style=f"not bold {QUIET}"
     )
-    grid.add_column(" Layer", no_wrap=True)
+    grid.add_column("Layer", no_wrap=True)
     grid.add_column("What happened", ratio=1)
     grid.add_column("If it had failed", ratio=1)
     for row in table:
-        grid.add_row(cell(f" {row.layer}", HEAD, 30), Text(row.happened, style=_STYLES[row.mark]), Text(row.if_failed))
+        grid.add_row(cell(row.layer, HEAD, 30), Text(row.happened, style=_STYLES[row.mark]), Text(row.if_failed))
     return grid
 
 

@@ -4,6 +4,7 @@ a fix touches."""
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,6 +14,9 @@ from alignstack.report.schema import Item, Report
 from alignstack.report.words import CAUSES, OUTCOMES
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+BUILT_IN = "built-in"
+"""Where a stack comes from that is no file of the user's."""
+
 _UNSURE = ("judge_disputed", "unknown")
 
 
@@ -70,11 +74,20 @@ def _message(item: Item) -> str:
 
 
 def _location(item: Item, source: str, lines: Mapping[str, int]) -> dict[str, Any]:
-    where = item["cheapest"]["where"] if item["cheapest"] else item["where"]
+    price = item["cheapest"]
+    layer, where = (price["layer"], price["where"]) if price else (item["layer"], item["where"])
+    location: dict[str, Any] = {}
+    if source != BUILT_IN:
+        location["physicalLocation"] = _place(source, where, lines)
+    if layer:
+        location["logicalLocations"] = [{"name": layer, "kind": "member"}]
+    return location
+
+
+def _place(source: str, where: str, lines: Mapping[str, int]) -> dict[str, Any]:
+    path = Path(source)
+    place: dict[str, Any] = {"artifactLocation": {"uri": path.as_uri() if path.is_absolute() else path.as_posix()}}
     key = re.search(r"layers\[\d+\]|model", where.rpartition(": ")[2])
-    place: dict[str, Any] = {"artifactLocation": {"uri": source.replace("\\", "/")}}
     if key and key[0] in lines:
         place["region"] = {"startLine": lines[key[0]]}
-    layer = item["cheapest"]["layer"] if item["cheapest"] else item["layer"]
-    logical = {"logicalLocations": [{"name": layer, "kind": "member"}]} if layer else {}
-    return {"physicalLocation": place} | logical
+    return place

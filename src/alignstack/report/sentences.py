@@ -2,8 +2,11 @@
 
 # ruff: noqa: RUF001, RUF002 (dashes and minus signs as print has them)
 
+import shlex
 from collections import Counter
+from pathlib import Path
 
+from alignstack.redteam.suites import DEMO
 from alignstack.report.document import best_single, configuration
 from alignstack.report.schema import Configuration, Price, Report
 from alignstack.report.words import percent, plural, points, rate, short_rate, signed_span
@@ -51,10 +54,10 @@ def comparison(report: Report) -> str:
     best = next((one for one in report["comparisons"] if one["best"]), None)
     if best is None:
         return ""
-    gap, more = best["difference"], points(best["difference"]["value"]).removeprefix("+")
+    gap = best["difference"]
     p = "p < 0.001" if best["p_holm"] < 0.001 else f"p = {best['p_holm']:.3f}"
     return (
-        f"Against the best single layer, {best['layer']}, the full stack stops {more} points more "
+        f"Against the best single layer, {best['layer']}, the full stack stops {_more(gap['value'])} "
         f"({signed_span(gap['low'], gap['high'])}; exact McNemar, Holm over layers, {p})."
     )
 
@@ -85,10 +88,19 @@ def remedy(report: Report, cause: str) -> tuple[str, str]:
 def command(report: Report) -> str:
     """What makes this run again."""
     made = report["provenance"]
-    stack = "" if made["stack_source"] == "built-in" else f" --stack {made['stack_source']}"
-    suites = "".join(f" --suite {suite['file']}" for suite in made["suites"])
-    attacks = "".join(f" --attacks {attack}" for attack in made["attacks"] if attack != "none")
-    return f"alignstack audit{stack}{suites}{attacks} --seed {made['seed']} --draws {made['draws']} --out RUN"
+    files = [suite["file"] for suite in made["suites"]]
+    if made["stack_source"] == "built-in" and {Path(file).name for file in files} == set(DEMO):
+        return "alignstack demo"
+    words = ["alignstack", "audit"]
+    words += [] if made["stack_source"] == "built-in" else ["--stack", made["stack_source"]]
+    words += [word for file in files for word in ("--suite", file)]
+    attacks = ",".join(attack for attack in made["attacks"] if attack != "none")
+    words += ["--attacks", attacks] if attacks else []
+    return shlex.join([*words, "--draws", str(made["draws"]), "--seed", str(made["seed"]), "--out", "RUN"])
+
+
+def _more(value: float) -> str:
+    return f"{points(abs(value)).removeprefix('+')} points {'more' if value >= 0 else 'less'}"
 
 
 def _against(one: Configuration | None, template: str) -> str:

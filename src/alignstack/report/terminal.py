@@ -16,8 +16,8 @@ from alignstack.report.escape import cell
 from alignstack.report.schema import Configuration, Item, Layer, Rate, Report
 from alignstack.report.words import SIDES, plural, points, seconds, short_rate, signed_span, span
 
-WIDEST, NARROW = 120, 106
-"""Columns: no wider than the first; below the second, intervals of the layer table and some columns are left out."""
+WIDEST, TEXTS, NARROW = 120, 112, 106
+"""Columns: no wider than the first; below the second no texts of failures, below the third no intervals of layers."""
 
 HARM, COST, GOOD, QUIET, HEAD = "red", "yellow", "green", "bright_black", "bold"
 SIDE_STYLE: Mapping[str, str] = {"inference": "blue", "training": "magenta", "unknown": QUIET}
@@ -88,11 +88,11 @@ def _table(*columns: tuple[str, JustifyMethod], gap: int = 1, expand: bool = Fal
 
 def _configurations(report: Report, width: int) -> Table:
     harm, refusals = "got through" if width < NARROW else "harmful requests that got through", "benign requests refused"
-    table = _table((" configuration", "left"), (harm, "left"), (refusals, "left"))
+    table = _table(("configuration", "left"), (harm, "left"), (refusals, "left"))
     for one in compared(report):
         style = HEAD if one["name"] == "full stack" else ""
         bars = _measured(one["asr"], HARM, width), _measured(one["over_refusal"], COST, width)
-        table.add_row(cell(f" {one['name']}", style, 30), *bars)
+        table.add_row(cell(one["name"], style, 30), *bars)
     return table
 
 
@@ -104,7 +104,7 @@ def compared(report: Report) -> list[Configuration]:
 
 def _measured(one: Rate, style: str, width: int) -> Text:
     bounds = f" ({span(one['low'], one['high'])})" if one["n"] and not one["upper_bound"] else ""
-    return gauge(one, 7 if width < NARROW else 20, style) + Text(f" {short_rate(one)}{bounds}")
+    return gauge(one, min(20, (width - 68) // 2), style) + Text(f" {short_rate(one)}{bounds}")
 
 
 def _layers(report: Report, width: int) -> Table:
@@ -112,7 +112,7 @@ def _layers(report: Report, width: int) -> Table:
     safe: list[tuple[str, JustifyMethod]] = [("prevents\nsolo", "right"), ("\nl-o-o", "right"), ("\nShapley", "right")]
     cost: list[tuple[str, JustifyMethod]] = [("refuses\nsolo", "right"), ("\nl-o-o", "right"), ("\nShapley", "right")]
     tail: list[tuple[str, JustifyMethod]] = [("\nalone", "right"), ("\np50", "right")]
-    table = _table(("\n layer", "left"), ("\nside", "left"), *safe, *cost, *(tail if wide else tail[:1]), gap=0)
+    table = _table(("\nlayer", "left"), ("\nside", "left"), *safe, *cost, *(tail if wide else tail[:1]), gap=0)
     for layer in report["layers"]:
         table.add_row(*_layer(layer, wide))
     return table
@@ -124,8 +124,8 @@ def _layer(layer: Layer, wide: bool) -> list[Text]:
     safe = [_effect(effect["safe"], effect["safe_interval"], GOOD, wide) for effect in effects]
     cost = [_effect(effect["cost"], effect["cost_interval"], COST, wide) for effect in effects]
     tail = [Text(str(layer["unique_catches"])), Text(seconds(layer["seconds"]["p50"]))]
-    errors = Text(f"\n {plural(layer['errors'], 'error')}", style=HARM) if layer["errors"] else Text("")
-    return [cell(f" {layer['name']}", HEAD, 22) + errors, side, *safe, *cost, *(tail if wide else tail[:1])]
+    errors = Text(f"\n{plural(layer['errors'], 'error')}", style=HARM) if layer["errors"] else Text("")
+    return [cell(layer["name"], HEAD, 22) + errors, side, *safe, *cost, *(tail if wide else tail[:1])]
 
 
 def _effect(value: float, interval: Sequence[float], style: str, wide: bool) -> Text:
@@ -139,11 +139,11 @@ def _effect(value: float, interval: Sequence[float], style: str, wide: bool) -> 
 def _diagnoses(report: Report, width: int) -> list[RenderableType]:
     if not report["diagnoses"]:
         return [_title("No failures")]
-    table = _table((" cause", "left"), ("n", "right"), ("fix", "left"), ("cheapest fix", "left"), expand=True)
+    table = _table(("cause", "left"), ("n", "right"), ("fix", "left"), ("cheapest fix", "left"), expand=True)
     table.columns[3].no_wrap, table.columns[3].ratio = False, 1
     for cause, n in report["diagnoses"].items():
         side, remedy = sentences.remedy(report, cause)
-        name = Text(f" {cause.replace('_', ' ')}", style=HEAD)
+        name = Text(f"{cause.replace('_', ' ')}", style=HEAD)
         table.add_row(name, Text(str(n)), Text(SIDES[side], style=SIDE_STYLE[side]), cell(remedy, limit=2 * width))
     sides = ", ".join(f"{n} {SIDES[side]}" for side, n in report["sides"].items())
     return [_title("Failures by cause", f"fixes: {sides}"), table]
@@ -153,8 +153,8 @@ def _failures(report: Report, width: int) -> list[RenderableType]:
     failed = failures(report)
     if not failed:
         return []
-    wide = width >= NARROW
-    table = _table((" item", "left"), ("cause", "left"), ("trace", "left"), expand=wide)
+    wide = width >= TEXTS
+    table = _table(("item", "left"), ("cause", "left"), ("trace", "left"), expand=wide)
     if wide:
         table.add_column(Text("request"), no_wrap=True, overflow="ellipsis", ratio=1)
     for item in _mixed(failed)[:TOP]:
@@ -174,7 +174,7 @@ def _mixed(failed: Sequence[Item]) -> list[Item]:
 
 def _item(item: Item) -> Text:
     style = HARM if item["label"] == "harmful" else COST
-    return Text.assemble(" ", ("● ", style), cell(item["id"], limit=38))
+    return Text.assemble(("● ", style), cell(item["id"], limit=38))
 
 
 def _notes(report: Report) -> list[RenderableType]:

@@ -78,10 +78,10 @@ def _evidence(item: Item) -> RenderableType | None:
     if not item["evidence"]:
         return None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style=f"not bold {QUIET}")
-    table.add_column(" replay")
+    table.add_column("replay")
     table.add_column("outcome")
     for fact in item["evidence"]:
-        table.add_row(Text(f" {visible(fact['change'])}"), Text(visible(fact["outcome"]), style=HEAD))
+        table.add_row(Text(f"{visible(fact['change'])}"), Text(visible(fact["outcome"]), style=HEAD))
     return table
 
 
