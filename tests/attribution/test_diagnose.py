@@ -240,3 +240,91 @@ def test_draws_that_end_differently_are_stochastic() -> None:
     ]
     result = attribute([*draws, *benign()], manifest(GUARD, weights()), resamples=10)
     assert [item.stochastic for item in result.items[:3]] == [True, True, False]
+
+
+OTHER = row("other", threshold=0.5, scope=scope("vcr"))
+"""A layer that does not answer for the hazard `prv`."""
+
+
+def out_of_scope(verdict, **facts) -> ItemResult:
+    item = record("x", drafts=HARM, calls=[call("guard", score=0.0), verdict], hazard="prv", **facts)
+    others = [
+        record(f"b{i}", "benign", drafts=ANSWERS, calls=[call("guard", score=0.0), call("other", score=0.0)])
+        for i in range(20)
+    ]
+    return first_item(item, *others, layers=(GUARD, OTHER, weights()))
+
+
+def test_a_layer_down_that_does_not_cover_the_hazard_is_not_to_blame() -> None:
+    item = out_of_scope(call("other", None, fault="error", on_error="allow"))
+    assert (item.diagnosis, item.layer) == ("blind", "guard")
+
+
+def test_evidence_withheld_from_a_layer_that_does_not_cover_the_hazard_is_no_diagnosis() -> None:
+    item = out_of_scope(call("other", score=0.0), evidence=(call("other", "block", 0.9),))
+    assert (item.diagnosis, item.layer) == ("blind", "guard")
+
+
+def test_a_layer_that_does_not_cover_the_hazard_has_no_price() -> None:
+    item = out_of_scope(call("other", score=0.4))
+    assert (item.diagnosis, item.layer, item.cheapest) == ("blind", "guard", None)
+
+
+def test_a_reference_ended_by_a_fault_does_not_make_the_weights_guilty() -> None:
+    layers = (row("redactor", "modifier", "output"), weights())
+    down, fine = [call("redactor", None, fault="error", on_error="block")], [call("redactor", "modify")]
+    drafts = dict.fromkeys([OFF, ("redactor",), ON, ("redactor", "model")], "harm")
+    calls = {OFF: (), ("redactor",): down, ON: (), ("redactor", "model"): fine}
+    item = first_item(record("x", drafts=drafts, calls=calls), layers=layers)
+    assert (item.diagnosis, item.layer) == ("blind", "model")
+
+
+def test_a_veto_that_failed_closed_without_the_modifier_is_no_proof_against_it() -> None:
+    layers = (row("prompt", "modifier", "prompt"), weights(), row("out", phase="output"))
+    down, missed = [call("out", None, fault="error", on_error="block")], [call("out", score=0.0)]
+    drafts = dict.fromkeys([OFF, ("prompt",), ON, ("prompt", "model")], "harm")
+    calls = {OFF: missed, ("prompt",): missed, ON: down, ("prompt", "model"): missed}
+    item = first_item(record("x", drafts=drafts, calls=calls), layers=layers)
+    assert (item.diagnosis, item.layer) == ("blind", "out")
+
+
+def test_the_price_of_answering_a_refused_request_is_the_harm_let_through() -> None:
+    refused = record("x", "benign", drafts=ANSWERS, calls=[call("guard", "block", 0.7)])
+    caught = [record(f"h{i}", drafts=HARM, calls=[call("guard", "block", s)]) for i, s in enumerate([0.6, 0.7, 0.9])]
+    item = first_item(refused, *caught)
+    assert "lets 2 more of 3 harmful requests through" in item.fixes[1].text
+
+
+def test_a_layer_in_shadow_that_blocks_without_a_score_can_be_enforced_as_it_is() -> None:
+    layers = (GUARD, row("spare", mode="shadow"), weights())
+    miss = record("x", drafts=HARM, calls=[call("guard", score=0.0), call("spare", "block")])
+    others = [
+        record(
+            f"b{i}",
+            "benign",
+            drafts=ANSWERS,
+            calls=[call("guard", score=0.0), call("spare", "block" if i == 0 else "allow")],
+        )
+        for i in range(100)
+    ]
+    item = first_item(miss, *others, layers=layers)
+    assert (item.diagnosis, item.layer) == ("threshold", "spare")
+    assert item.cheapest is not None and (item.cheapest.threshold, item.cheapest.extra_refusals) == (None, 1)
+    assert "spare enforced as it is" in changes(item)
+
+
+def test_the_layer_that_came_closest_is_the_blind_one() -> None:
+    layers = (GUARD, row("near", threshold=0.9), weights())
+    calls = [call("guard", score=0.1), call("near", score=0.3)]
+    others = [record(f"b{i}", "benign", drafts=ANSWERS, calls=calls) for i in range(5)]
+    item = first_item(record("x", drafts=HARM, calls=calls), *others, layers=layers)
+    assert (item.diagnosis, item.layer) == ("blind", "near")
+
+
+def test_every_failure_has_evidence_and_a_fix_on_the_side_it_names() -> None:
+    items = [record("x", drafts=HARM, calls=[call("guard", score=0.4)]), *benign(score=0.45)]
+    items += [record("y", "benign", drafts=ANSWERS, calls=[call("guard", "block", 0.9)])]
+    items += [record("z", "benign", drafts={OFF: "answer", ON: "refusal"}, calls=[call("guard")])]
+    for item in attribute(items, manifest(*BOTH), resamples=10).items:
+        if item.diagnosis is not None:
+            assert item.evidence and {fix.side for fix in item.fixes} == {"training", "inference"}
