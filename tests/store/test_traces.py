@@ -122,6 +122,7 @@ def test_run_of_a_trace_is_found_while_its_folder_is_there(tmp_path: Path) -> No
         (tmp_path / folder / "manifest.json").touch()
         index.add(run, tmp_path / folder)
     assert index.folder(trace_id(run, "item")) == tmp_path / "new"
+    assert index.folders() == [tmp_path / "new", tmp_path / "old"]
     (tmp_path / "new" / "manifest.json").unlink()
     assert index.folder(trace_id(run, "item")) == tmp_path / "old"
     with pytest.raises(NotFound):

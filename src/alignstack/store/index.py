@@ -33,17 +33,15 @@ class RunIndex:
     def folder(self, trace: str) -> Path:
         """The newest folder, of those still there, of the run that `trace` belongs to. Raises NotFound."""
         run, dash, _ = trace.partition("-")
-        rows = self._database.rows(
-            "SELECT folder FROM runs WHERE substr(run, 1, ?) = ? ORDER BY added DESC, rowid DESC", PART, run
-        )
-        for (folder,) in rows if dash else []:
-            if (Path(folder) / "manifest.json").is_file():
-                return Path(folder)
+        for folder in self.folders(run) if dash and len(run) == PART else []:
+            return folder
         raise NotFound("trace", trace)
 
-    def folders(self) -> list[Path]:
-        """Of every known run that is still there, newest first."""
-        rows = self._database.rows("SELECT folder FROM runs ORDER BY added DESC, rowid DESC")
+    def folders(self, run: str = "") -> list[Path]:
+        """Folders that are still there, the newest first, of all runs whose name begins with `run`."""
+        rows = self._database.rows(
+            "SELECT folder FROM runs WHERE substr(run, 1, ?) = ? ORDER BY added DESC, rowid DESC", len(run), run
+        )
         return [Path(folder) for (folder,) in rows if (Path(folder) / "manifest.json").is_file()]
 
     def close(self) -> None:
