@@ -106,7 +106,15 @@ def test_the_page_tells_who_made_it_and_how_to_make_it_again(report: Report) -> 
 
 
 def test_every_failure_is_listed(report: Report, page: Page) -> None:
-    assert [tag for tag, _ in page.tags].count("details") == len(failures(report))
+    assert [a.get("class") for tag, a in page.tags if tag == "details"].count("failure") == len(failures(report))
+
+
+def test_a_page_lists_a_thousand_failures_and_says_how_many_there_are(report: Report) -> None:
+    many = deepcopy(report)
+    many["items"] = failures(report) * 50
+    text = render(many)
+    assert text.count('<details class="failure"') == 1000
+    assert f"The first 1,000 of {len(many['items']):,}" in text
 
 
 def test_one_request_is_shown_when_given(report: Report) -> None:

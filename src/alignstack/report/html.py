@@ -19,22 +19,26 @@ from alignstack.report.ask import Row
 from alignstack.report.charts.causes import causes
 from alignstack.report.charts.forest import forest
 from alignstack.report.charts.overlap import overlap
-from alignstack.report.charts.tradeoff import tradeoff
+from alignstack.report.charts.tradeoff import front, tradeoff
 from alignstack.report.charts.waterfall import waterfall
 from alignstack.report.document import failures
 from alignstack.report.escape import visible
 from alignstack.report.schema import Report
 
+LISTED = 1000
+"""Failures on the page; report.json has them all. Chosen by hand: about 1 MB."""
+
 
 def render(report: Report, *, steps: Sequence[Row] = (), request: str = "") -> str:
     """The page. `steps` is the table of one request (`ask.rows`), shown first, with `request` as its caption."""
-    environment = _environment()
+    environment, failed = _environment(), failures(report)
     style, script = environment.get_template("style.css").render(), environment.get_template("script.js").render()
     return environment.get_template("report.html.j2").render(
         report=report,
         steps=steps,
         request=request,
-        failures=failures(report),
+        failures=failed[:LISTED],
+        failed=len(failed),
         words=words,
         sentences=sentences,
         style=Markup(style),
@@ -43,6 +47,7 @@ def render(report: Report, *, steps: Sequence[Row] = (), request: str = "") -> s
         script_hash=_hash(script),
         plots=_plots(report),
         pairs=_pairs(report),
+        best=front(report["configurations"]),
     )
 
 

@@ -10,9 +10,6 @@ from alignstack.report.schema import Configuration, Report
 from alignstack.report.words import percent, rate
 
 _W, _H, _LEFT, _TOP, _RIGHT, _BOTTOM = 620, 420, 58, 14, 20, 48
-LABELS = 14
-"""Points with a name beside them; the others have it as a tooltip. Chosen by eye."""
-
 Box = tuple[float, float, float, float]
 
 
@@ -30,7 +27,8 @@ class _Scale:
 
 
 def tradeoff(report: Report) -> Markup:
-    shown = [c for c in report["configurations"] if c["asr"]["n"] and c["over_refusal"]["n"]]
+    measured = [c for c in report["configurations"] if c["asr"]["n"] and c["over_refusal"]["n"]]
+    shown = list({tuple(c["on"]): c for c in reversed(measured)}.values())[::-1]  # `only model` is `weights only`
     if not shown:
         return Markup("")
     named = [c for c in shown if is_named(c)]
@@ -52,6 +50,10 @@ def tradeoff(report: Report) -> Markup:
 def is_named(configuration: Configuration) -> bool:
     """True for the coalitions worth a label of their own: everything, nothing, and each side alone."""
     return configuration["name"] in ("full stack", "all off", "weights only", "guards only")
+
+
+def _has_label(configuration: Configuration) -> bool:
+    return is_named(configuration) or configuration["name"].startswith("only ")
 
 
 def front(configurations: Iterable[Configuration]) -> list[Configuration]:
@@ -117,11 +119,11 @@ def _dot(scale: _Scale, c: Configuration) -> Markup:
 
 
 def _labels(scale: _Scale, shown: Sequence[Configuration]) -> list[Markup]:
-    """Beside each point, the named ones first, on the side where least else stands; none for a crowd."""
+    """Beside the named points and those of single layers, on the side where least else stands."""
     points = [(scale.x(c["over_refusal"]["value"] or 0), scale.y(c["asr"]["value"] or 0)) for c in shown]
     taken: list[Box] = [(x - 3, y - 3, x + 3, y + 3) for x, y in points]
     marks = []
-    for c in sorted(shown, key=lambda c: not is_named(c))[:LABELS]:
+    for c in sorted(filter(_has_label, shown), key=lambda c: not is_named(c)):
         x, y = scale.x(c["over_refusal"]["value"] or 0), scale.y(c["asr"]["value"] or 0)
         box = _place(x, y, len(c["name"]) * CHAR, taken)
         taken.append(box)
