@@ -79,7 +79,7 @@ class GateMachine(RuleBasedStateMachine):
 
 
 TestGate = GateMachine.TestCase
-TestGate.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestGate.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
 
 
 def test_clearing_what_was_never_offered_is_an_error() -> None:

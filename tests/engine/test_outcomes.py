@@ -14,7 +14,7 @@ from tests.engine.parts import CLOCK, REFUSAL
 from tests.engine.random_stacks import LETTERS, players, really, stacks
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(built=stacks(), text=st.text(LETTERS, max_size=4))
 async def test_grid_gives_what_running_every_subset_gives(built: Stack, text: str) -> None:
     grid = await evaluate(built, user(text), clock=CLOCK)

@@ -136,7 +136,7 @@ async def test_a_refused_request_replays_to_the_refusal() -> None:
     assert (await replay(await traced(built), built, clock=CLOCK)).outcome.delivered == REFUSAL
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(built=stacks(), text=st.text(LETTERS, max_size=4), data=st.data())
 async def test_a_replay_ends_as_really_running_it_would(built: Stack, text: str, data: st.DataObject) -> None:
     off = data.draw(st.frozensets(st.sampled_from(players(built)))) if players(built) else frozenset()
