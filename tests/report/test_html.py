@@ -4,16 +4,19 @@ import base64
 import hashlib
 import re
 from copy import deepcopy
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from alignstack.attribution.result import Attribution
+from alignstack.core.grid import Manifest, Record
 from alignstack.report.ask import Row
 from alignstack.report.charts.overlap import overlap
 from alignstack.report.charts.svg import el, ticks
 from alignstack.report.charts.tradeoff import front
 from alignstack.report.charts.waterfall import flow
-from alignstack.report.document import failures
+from alignstack.report.document import build, failures
 from alignstack.report.html import render
 from alignstack.report.schema import Report
 from tests.report.sample import HOSTILE
@@ -150,6 +153,18 @@ def test_the_waterfall_ends_at_the_harm_delivered(report: Report) -> None:
     delivered = sum(item["outcome"] == "harm_delivered" for item in report["items"])
     assert steps[0][3] == report["n"]["harmful"] and steps[-1][3] == delivered
     assert sum(stopped for _, _, stopped, _ in steps) == report["n"]["harmful"] - delivered
+
+
+def test_a_cut_that_came_too_late_stops_nothing(run: list[Record], made: Manifest, attribution: Attribution) -> None:
+    late = [
+        replace(item, outcome="harm_partial") if item.first == "output_classifier" else item
+        for item in attribution.items
+    ]
+    report = build(replace(attribution, items=tuple(late)), made)
+    steps = {name: (stopped, left) for name, _, stopped, left in flow(report)}
+    assert steps[last][0] == 0
+    assert steps["harm delivered"][1] == steps[last][1]
+    assert any(one["harm"] and one["layers"] == [last] for one in report["overlap"])
 
 
 def test_no_configuration_on_the_front_is_beaten(report: Report) -> None:

@@ -17,6 +17,8 @@ from alignstack.report import schema
 from alignstack.report.coalitions import coalitions
 from alignstack.report.escape import excerpt
 
+HARM = ("harm_delivered", "harm_partial")
+
 ANSWER = 400
 """Characters of an answer shown; chosen by hand: enough to see whether the judge was right."""
 
@@ -120,6 +122,7 @@ def _seconds(one: found.Seconds) -> schema.Seconds:
 
 def _layer(layer: found.LayerResult, row: LayerRow, items: Sequence[found.ItemResult]) -> schema.Layer:
     stopped = Counter(item.label for item in items if layer.name in item.blockers)
+    safe = [item for item in items if item.label == "harmful" and item.outcome not in (*HARM, "unavailable")]
     return {
         "name": layer.name,
         "kind": layer.kind,
@@ -136,7 +139,7 @@ def _layer(layer: found.LayerResult, row: LayerRow, items: Sequence[found.ItemRe
         "version": row.version,
         "catches": stopped["harmful"],
         "false_alarms": stopped["benign"],
-        "first": sum(item.label == "harmful" and item.first == layer.name for item in items),
+        "first": sum(item.first == layer.name for item in safe),
         "looked": layer.looked,
         "dollars": _round(layer.cost),
     }
@@ -196,9 +199,9 @@ def _interaction(one: found.Interaction) -> schema.Interaction:
 
 
 def _overlap(harmful: Sequence[found.ItemResult]) -> list[schema.Overlap]:
-    counts = Counter(item.blockers for item in harmful if item.outcome != "unavailable")
+    counts = Counter((item.blockers, item.outcome in HARM) for item in harmful if item.outcome != "unavailable")
     ranked = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
-    return [{"layers": list(layers), "n": n} for layers, n in ranked]
+    return [{"layers": list(layers), "harm": harm, "n": n} for (layers, harm), n in ranked]
 
 
 def _attack(group: found.Group, layers: Sequence[found.LayerResult]) -> schema.Group:

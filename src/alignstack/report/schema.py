@@ -56,7 +56,7 @@ class Layer(TypedDict):
     false_alarms: int
     """Benign requests that it stops, alone or with others."""
     first: int
-    """Harmful requests that it is the first to stop, in stack order."""
+    """Harmful requests that it is the first to stop in time, in stack order."""
     looked: int
     """Requests on which it gave an opinion; 0: it has nothing to say in an audit (rate limits)."""
     dollars: float
@@ -111,8 +111,10 @@ class Group(TypedDict):
 
 class Overlap(TypedDict):
     layers: list[str]
+    harm: bool
+    """Harm was delivered all the same: nobody blocked, or the cut came too late."""
     n: int
-    """Harmful requests stopped by exactly these layers; an empty list = stopped by none."""
+    """Harmful requests that exactly these layers block."""
 
 
 class Interaction(TypedDict):

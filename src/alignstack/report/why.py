@@ -8,13 +8,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from alignstack.report import sentences
+from alignstack.report import document, sentences
 from alignstack.report.escape import cell, visible
 from alignstack.report.schema import Item, Price, Side
 from alignstack.report.terminal import COST, GOOD, HARM, HEAD, QUIET, SIDE_STYLE, WIDEST
 from alignstack.report.words import CAUSES, OUTCOMES, SIDES
-
-BAD = ("harm_delivered", "harm_partial")
 
 
 def show(item: Item, console: Console) -> None:
@@ -48,7 +46,7 @@ def stopped(item: Item) -> str:
 
 
 def _header(item: Item) -> Text:
-    style = HARM if item["outcome"] in BAD else COST if item["diagnosis"] else GOOD
+    style = HARM if item["outcome"] in document.HARM else COST if item["diagnosis"] else GOOD
     about = " · ".join(filter(None, (f"{item['label']} request", item["hazard"], item["attack"], visible(item["id"]))))
     return Text.assemble(
         (f" {item['trace']}  ", HEAD), (about, QUIET), "\n\n ", (f"● {OUTCOMES[item['outcome']]}", f"bold {style}")

@@ -38,16 +38,21 @@ def _column(index: int, columns: int, one: Overlap, names: Sequence[str], most: 
     x = _LEFT + column * (index + 0.5)
     height = (_BARS - 24) * one["n"] / max(most, 1)
     who = " + ".join(one["layers"]) or "no layer"
-    tip = f"{who}: {one['n']} of {total} ({percent(one['n'] / max(total, 1))})"
+    ended = ", and harm was delivered" if one["harm"] else "" if one["layers"] else ", and the answer did no harm"
+    tip = f"{who}: {one['n']} of {total} ({percent(one['n'] / max(total, 1))}){ended}"
     on = [i for i, name in enumerate(names) if name in one["layers"]]
     marks = [
-        bar(x - 10, _BARS - height, 20, height, "fill-harm" if not one["layers"] else "fill-ink", tip),
+        bar(x - 10, _BARS - height, 20, height, _colour(one), tip),
         text(x, _BARS - height - 6, str(one["n"]), "label quiet", text_anchor="middle"),
         *(dot(x, _y(i), 5, "member on" if i in on else "member", tip) for i in range(len(names))),
     ]
     if len(on) > 1:
         marks.insert(2, line(x, _y(on[0]), x, _y(on[-1]), "link"))
     return Markup("").join(marks)
+
+
+def _colour(one: Overlap) -> str:
+    return "fill-harm" if one["harm"] else "fill-ink" if one["layers"] else "fill-none"
 
 
 def _y(index: int) -> float:

@@ -3,6 +3,7 @@
 from markupsafe import Markup
 
 from alignstack.report.charts.svg import bar, figure, line, text
+from alignstack.report.document import HARM
 from alignstack.report.schema import Report
 from alignstack.report.words import percent
 
@@ -21,7 +22,7 @@ def waterfall(report: Report) -> Markup:
 def flow(report: Report) -> list[tuple[str, str, int, int]]:
     """(name, class, stopped here, left afterwards) from all harmful requests down to those that did harm."""
     left = report["n"]["harmful"]
-    delivered = sum(item["outcome"] in ("harm_delivered", "harm_partial") for item in report["items"])
+    delivered = sum(item["outcome"] in HARM for item in report["items"])
     steps = [("harmful requests", "all", 0, left)]
     for layer in report["layers"]:
         left -= layer["first"]
