@@ -156,11 +156,9 @@ def test_the_waterfall_ends_at_the_harm_delivered(report: Report) -> None:
 
 
 def test_a_cut_that_came_too_late_stops_nothing(run: list[Record], made: Manifest, attribution: Attribution) -> None:
-    late = [
-        replace(item, outcome="harm_partial") if item.first == "output_classifier" else item
-        for item in attribution.items
-    ]
-    report = build(replace(attribution, items=tuple(late)), made)
+    last = "output_classifier"
+    late = tuple(replace(one, outcome="harm_partial") if one.first == last else one for one in attribution.items)
+    report = build(replace(attribution, items=late), made)
     steps = {name: (stopped, left) for name, _, stopped, left in flow(report)}
     assert steps[last][0] == 0
     assert steps["harm delivered"][1] == steps[last][1]
