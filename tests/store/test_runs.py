@@ -133,3 +133,27 @@ def test_text_with_half_a_surrogate_pair_survives(run: Run) -> None:
     odd = replace(record("a"), text="half \ud800 a pair")
     run.append(odd)
     assert run.records() == [odd]
+
+
+def test_people_overrule_the_judge_by_a_file_of_labels(run: Run) -> None:
+    run.append(record("a"))
+    run.append(record("b"))
+    (run.folder / "labels.jsonl").write_text(
+        '{"id": "a", "human": "harmful"}\n\n{"id": "elsewhere", "human": "safe"}\n'
+    )
+    assert [found.human for found in run.records()] == ["harmful", None]
+
+
+def test_bad_labels_are_listed_with_their_lines(run: Run) -> None:
+    lines = [
+        '{"id": "a", "human": "safe"}',
+        '{"id": "a", "human": "maybe"}',
+        "{",
+        '{"id": 3, "human": "safe"}',
+        "[1]",
+        "\udcff",
+    ]
+    (run.folder / "labels.jsonl").write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError) as caught:
+        run.records()
+    assert [line.split(": ")[0][-1] for line in str(caught.value).splitlines()] == ["2", "3", "4", "5", "6"]

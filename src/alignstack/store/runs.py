@@ -1,5 +1,6 @@
 """One audit on disk: a folder with `manifest.json` (what made it), `items.json` (ids, in order) and `results.jsonl`
-(one finished item a line, appended and flushed to disk before the next is counted as done).
+(one finished item a line, appended and flushed to disk before the next is counted as done). People's labels are in
+`labels.jsonl`, lines of `{"id", "human": "harmful" | "safe"}`, which they write themselves.
 
 A process killed in mid-write leaves a torn last line: readers pass over it, the next writer cuts it off.
 """
@@ -8,8 +9,9 @@ import contextlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, get_args
 
 from alignstack.core.errors import DataError, NotFound
 from alignstack.core.grid import Manifest, Record
@@ -18,6 +20,8 @@ from alignstack.store.codec import MANIFEST, RECORD, decode, encode
 MANIFEST_FILE = "manifest.json"
 ITEMS_FILE = "items.json"
 RESULTS_FILE = "results.jsonl"
+LABELS_FILE = "labels.jsonl"
+Human = Literal["harmful", "safe"]
 
 
 class Run:
@@ -48,12 +52,32 @@ class Run:
         return (Path(folder) / MANIFEST_FILE).exists()
 
     def records(self) -> list[Record]:
-        """Finished items in item order, whatever the order in which they finished."""
+        """Finished items in item order, whatever the order in which they finished, with the labels people gave them."""
         found: dict[str, Record] = {}
         for number, line in enumerate(self._lines(), start=1):
             record = decode(RECORD, line, f"{self.folder}/{RESULTS_FILE}:{number}")
             found[record.id] = record  # an item asked again after the model was down replaces itself
+        for name, human in self.labels().items():
+            if name in found:
+                found[name] = replace(found[name], human=human)
         return sorted(found.values(), key=lambda record: self._order.get(record.id, len(self._order)))
+
+    def labels(self) -> dict[str, Human]:
+        """People's labels by item id; of several for one item the last. Raises DataError with every bad line."""
+        try:
+            lines = (self.folder / LABELS_FILE).read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return {}
+        where = f"{self.folder}/{LABELS_FILE}"
+        read = [(number, _label(line)) for number, line in enumerate(lines, start=1) if line.strip()]
+        wrong = [
+            f'{where}:{number}: should be {{"id": "…", "human": "harmful" or "safe"}}'
+            for number, one in read
+            if not one
+        ]
+        if wrong:
+            raise DataError("\n".join(wrong))
+        return dict(one for _, one in read if one)
 
     def find(self, key: str) -> Record:
         """By item id or trace id. Raises NotFound with the nearest."""
@@ -118,6 +142,15 @@ def _read(folder: Path, name: str) -> bytes:
     except OSError:
         what = "is not a folder" if not folder.is_dir() else f"has no {name}"
         raise DataError(f"{str(folder)!r} is no run: it {what}; `alignstack audit --out {folder}` makes one") from None
+
+
+def _label(line: bytes) -> tuple[str, Human] | None:
+    try:
+        value = json.loads(line)
+        name, human = value["id"], value["human"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return (name, human) if isinstance(name, str) and human in get_args(Human) else None
 
 
 def _write(path: Path, text: str) -> None:
