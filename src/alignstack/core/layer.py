@@ -51,13 +51,15 @@ class Scope:
     """What a layer declares that it covers: the `should` of attribution."""
 
     hazards: frozenset[str] | None = None
-    """Canonical hazard ids; None = every hazard of the policy."""
+    """Canonical hazard ids; None = everything that is not `allowed`."""
+    allowed: frozenset[str] = frozenset()
+    """Hazard ids that the policy tells this layer to let pass."""
     max_chars: int | None = None
     """The layer judges only the first `max_chars` characters; None = all of them."""
 
     def covers(self, hazard: str | None) -> bool:
         """An item without a hazard id counts as covered."""
-        return hazard is None or self.hazards is None or hazard in self.hazards
+        return hazard is None or (hazard not in self.allowed and (self.hazards is None or hazard in self.hazards))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,9 @@ async def check(
     try:
         async with timer:
             verdict = await placed.layer.check(view)
+        seconds = clock.tick() - started
+        if limit is not None and seconds > limit:  # a layer that never yields cannot be interrupted, only disregarded
+            raise TimeoutError
         if isinstance(verdict, Verdict):
             return LayerEvent(
                 layer=placed.name,
@@ -95,11 +98,12 @@ async def check(
                 version=placed.info.version,
                 input_sha256=seen,
                 at_token=at_token,
-                seconds=clock.tick() - started,
+                seconds=seconds,
             )
         fault: tuple[Fault, str] = ("error", f"returned {type(verdict).__name__}, not a Verdict")
     except Exception as error:  # whatever a layer does, the request goes on by `on_error`
-        late = isinstance(error, TimeoutError) and timer.expired()
+        overdue = limit is not None and clock.tick() - started > limit
+        late = isinstance(error, TimeoutError) and (timer.expired() or overdue)
         fault = ("timeout", f"no verdict in {limit} s") if late else ("error", _message(error))
     return LayerError(
         layer=placed.name,

@@ -15,7 +15,7 @@ from alignstack.core.judge import Judge
 from alignstack.core.layer import Layer, LayerInfo, Scope
 from alignstack.core.ports import ModelClient, Sampling
 from alignstack.engine import registry
-from alignstack.engine.keys import LayerKeys, ModelKeys, PluginKeys, StackKeys
+from alignstack.engine.keys import JudgeKeys, LayerKeys, ModelKeys, ReferenceKeys, StackKeys
 from alignstack.engine.stack import WEIGHTS, Placed, Stack, in_order
 from alignstack.policy import Policy
 from alignstack.policy.strict import expand_env, join, load_yaml, problems
@@ -80,7 +80,7 @@ class _Loading:
             self._independent(judges, model, reference)
         if keys is None or policy is None or model is None or self.problems:
             return None
-        weights = Placed(layer=None, info=_weights(model, data["model"]["use"]), where=self._where("model"))
+        weights = Placed(layer=None, info=_weights(model, data["model"]["use"], policy), where=self._where("model"))
         return Stack(
             layers=in_order(layers, weights),
             model=model,
@@ -227,7 +227,7 @@ class _Loading:
                 self._problem(
                     join(join(at, "hazards"), index), f"no hazard {hazard!r}{nearest(hazard, policy.hazards)}"
                 )
-        hazards = frozenset(keys.hazards) if keys and keys.hazards else None
+        hazards = frozenset(keys.hazards) if keys and keys.hazards is not None else None
         given = {
             "name": str(row.get("name") or row.get("use")),
             "phase": keys.phase if keys else None,
@@ -241,7 +241,7 @@ class _Loading:
             self._problem(join(at, "max_chars"), "only for layers that judge; this one changes what others see")
         return Placed(
             layer=layer,
-            info=_scoped(layer.info, hazards, keys.max_chars),
+            info=_scoped(layer.info, hazards, keys.max_chars, policy),
             mode=keys.mode,
             on_error=keys.on_error,
             timeout_s=keys.timeout_ms / 1000,
@@ -255,9 +255,15 @@ class _Loading:
         rows = [("judge", data)] if isinstance(data, Mapping) else []
         if isinstance(data, list):
             rows = [(f"judge[{index}]", row) for index, row in enumerate(data) if isinstance(row, Mapping)]
-        asked = [(at, self._configured("judges", row, at, PluginKeys)) for at, row in rows]
-        made = [(at, self._started(configured, at, policy=policy)) for at, configured in asked]
+        made = [(at, self._judge(row, at, policy)) for at, row in rows]
         return [(at, judge) for at, judge in made if judge is not None]
+
+    def _judge(self, row: Mapping[str, Any], at: str, policy: Policy) -> Judge | None:
+        keys = self._keys(JudgeKeys, row, at, list(row))
+        judge: Judge | None = self._started(self._configured("judges", row, at, JudgeKeys), at, policy=policy)
+        if judge is not None and keys is not None and keys.name is not None:
+            judge.name = keys.name
+        return judge
 
     def _independent(self, judges: list[tuple[str, Judge]], model: ModelClient, other: ModelClient | None) -> None:
         """A judge must not be what it judges, and opinions are kept by the judge's name."""
@@ -267,7 +273,7 @@ class _Loading:
             if getattr(judge, "model_version", None) in versions:
                 self._problem(at, "judges with the model under test; use another model or another kind of judge")
             if judge.name in names:
-                self._problem(at, f"a second judge named {judge.name!r}")
+                self._problem(at, f"a second judge named {judge.name!r}; give this one another `name`")
             names.add(judge.name)
 
 
@@ -288,10 +294,21 @@ def _default_reference(configured: Any) -> Mapping[str, Any] | None:
     return choose(config) if choose else None
 
 
-def _scoped(info: LayerInfo, hazards: frozenset[str] | None, max_chars: int | None) -> LayerInfo:
-    """The layer's own scope, narrowed by what the stack file declares."""
+def _scoped(info: LayerInfo, hazards: frozenset[str] | None, max_chars: int | None, policy: Policy) -> LayerInfo:
+    """The layer's own scope, narrowed by what the stack file declares and the policy allows. A layer whose verdicts
+    hang on who asks, not on what is asked, covers no hazard unless the file says so."""
     limits = [limit for limit in (info.scope.max_chars, max_chars) if limit is not None]
-    return replace(info, scope=Scope(hazards=hazards or info.scope.hazards, max_chars=min(limits, default=None)))
+    own = frozenset[str]() if info.stateful and info.scope.hazards is None else info.scope.hazards
+    scope = Scope(
+        hazards=own if hazards is None else hazards,
+        allowed=_allowed(info.name, policy),
+        max_chars=min(limits, default=None),
+    )
+    return replace(info, scope=scope)
+
+
+def _allowed(name: str, policy: Policy) -> frozenset[str]:
+    return frozenset(policy.hazards) - policy.covered(name)
 
 
 def _threshold(layer: Layer) -> float | None:
@@ -301,5 +318,13 @@ def _threshold(layer: Layer) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _weights(model: ModelClient, use: str) -> LayerInfo:
-    return LayerInfo(name=WEIGHTS, use=use, phases=("model",), kind="modifier", version=model.version, side="training")
+def _weights(model: ModelClient, use: str, policy: Policy) -> LayerInfo:
+    return LayerInfo(
+        name=WEIGHTS,
+        use=use,
+        phases=("model",),
+        kind="modifier",
+        version=model.version,
+        side="training",
+        scope=Scope(allowed=_allowed(WEIGHTS, policy)),
+    )

@@ -50,12 +50,21 @@ class ModelKeys(BaseModel):
     )
 
 
-class PluginKeys(BaseModel):
-    """Keys that every judge and reference has."""
+class ReferenceKeys(BaseModel):
+    """Keys that every reference has."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    use: str = Field(description="an entry point of this kind")
+    use: str = Field(description="an entry point of `alignstack.models`")
+
+
+class JudgeKeys(BaseModel):
+    """Keys that every judge has."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    use: str = Field(description="an entry point of `alignstack.judges`")
+    name: str | None = Field(default=None, min_length=1, max_length=64, description="unique; `use` unless given")
 
 
 Keys = dict[str, Any]

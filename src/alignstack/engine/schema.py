@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from alignstack.engine import registry
-from alignstack.engine.keys import LayerKeys, ModelKeys, PluginKeys, StackKeys
+from alignstack.engine.keys import JudgeKeys, LayerKeys, ModelKeys, ReferenceKeys, StackKeys
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -16,8 +16,8 @@ def stack_schema() -> dict[str, Any]:
     schema = StackKeys.model_json_schema()
     definitions: dict[str, Any] = schema.setdefault("$defs", {})
     layer = _one_of("layers", LayerKeys, definitions)
-    judge = _one_of("judges", PluginKeys, definitions)
-    reference = _one_of("models", PluginKeys, definitions, "reference")
+    judge = _one_of("judges", JudgeKeys, definitions)
+    reference = _one_of("models", ReferenceKeys, definitions, "reference")
     model = _one_of("models", ModelKeys, definitions)
     for definition in definitions.values():
         if "reference" in definition.get("properties", {}):
