@@ -25,9 +25,7 @@ SHOWN = 50
 """Bad lines listed before the rest are only counted."""
 
 DATA = Path(__file__).parent / "data"
-DEMO = tuple(
-    name for name in ("demo_harmful.jsonl", "demo_benign.jsonl", "demo_lookalikes.jsonl") if (DATA / name).exists()
-)
+DEMO = ("demo_harmful.jsonl", "demo_benign.jsonl", "demo_lookalikes.jsonl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
