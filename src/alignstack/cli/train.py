@@ -1,5 +1,8 @@
 """`alignstack train METHOD`."""
 
+import contextlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -35,7 +38,7 @@ def pretrain(config: Path, as_json: bool) -> None:
     needs_extra("torch", "transformers")
     from alignstack.training.pretrain import run
 
-    report("pretrain", run(config), as_json)
+    report("pretrain", run, config, as_json)
 
 
 @train.command()
@@ -51,7 +54,7 @@ def sft(config: Path, as_json: bool) -> None:
     needs_extra("torch", "transformers", "trl")
     from alignstack.training.sft import run
 
-    report("sft", run(config), as_json)
+    report("sft", run, config, as_json)
 
 
 @train.command()
@@ -67,7 +70,7 @@ def classifier(config: Path, as_json: bool) -> None:
     needs_extra("torch")
     from alignstack.training.classifier import run
 
-    report("classifier", run(config), as_json)
+    report("classifier", run, config, as_json)
 
 
 def needs_extra(*modules: str) -> None:
@@ -79,8 +82,10 @@ def needs_extra(*modules: str) -> None:
         raise click.ClickException(f"{', '.join(missing)} not installed; try: pip install 'alignstack[train]'")
 
 
-def report(method: str, made: Path, as_json: bool) -> None:
-    """Say where the result lies."""
+def report(method: str, run: Callable[[Path], Path], config: Path, as_json: bool) -> None:
+    """Train and say where the result lies. What the libraries print goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr):
+        made = run(config)
     if as_json:
         emit({"method": method, "out": str(made)})
     else:
