@@ -68,7 +68,7 @@ def stack_page() -> str:
         ("Sampling", keys.SamplingKeys),
         ("Keys of every layer", keys.LayerKeys),
         ("Keys of every model", keys.ModelKeys),
-        ("Keys of every judge", keys.PluginKeys),
+        ("Keys of every judge", keys.JudgeKeys),
     ]
     parts = [STACK, *(f"\n## {title}\n\n{settings(model)}" for title, model in common)]
     return "".join([*parts, *(group_section(group) for group in registry.GROUPS)])
