@@ -328,3 +328,10 @@ def test_every_failure_has_evidence_and_a_fix_on_the_side_it_names() -> None:
     for item in attribute(items, manifest(*BOTH), resamples=10).items:
         if item.diagnosis is not None:
             assert item.evidence and {fix.side for fix in item.fixes} == {"training", "inference"}
+
+
+@pytest.mark.parametrize("extra, diagnosis", [(0, "threshold"), (2, "threshold"), (3, "blind")])
+def test_the_budget_is_a_share_of_the_benign_items(extra: int, diagnosis: str) -> None:
+    items = [*benign(100 - extra, score=0.1), *benign(extra, score=0.45)]
+    items = [record(f"b{i}", "benign", drafts=ANSWERS, calls=item.grid.calls[:1]) for i, item in enumerate(items)]
+    assert first_item(record("x", drafts=HARM, calls=[call("guard", score=0.4)]), *items).diagnosis == diagnosis

@@ -148,3 +148,15 @@ def test_a_run_without_items_says_so() -> None:
 def test_a_stack_without_enforced_layers_says_so() -> None:
     with pytest.raises(DataError, match="nothing to attribute"):
         from_records([record("x", drafts={OFF: "harm"})], manifest())
+
+
+def test_an_answer_that_an_output_layer_edited_is_no_second_generation() -> None:
+    layers = (weights(), row("redactor", "modifier", "output"))
+    item = record("x", drafts=dict.fromkeys([OFF, ON, ("redactor",), ("model", "redactor")], "harm"))
+    drafts = tuple(
+        replace(draft, input_sha256="same", version=version, seconds=seconds)
+        for draft, version, seconds in zip(item.grid.drafts, "abab", (2.0, 1.0, 0.0, 0.0), strict=True)
+    )
+    matrix = from_records([replace(item, grid=replace(item.grid, drafts=drafts))], manifest(*layers))
+    assert matrix.generations == 2
+    assert matrix.timings["model"].seconds.tolist() == [2.0, 1.0]

@@ -29,6 +29,8 @@ class Failure:
     prices: tuple[Price, ...]
     released: int
     """Harmful items let through, were the layer's threshold raised above this item's score; -1 where it has none."""
+    harmful_items: int
+    """How many harmful items the run has."""
 
     @property
     def hazard(self) -> str | None:

@@ -79,8 +79,8 @@ def _inference(failure: Failure) -> Fix | None:
 def _raised(failure: Failure) -> str:
     if failure.released < 0:
         return "narrow what it matches"
-    n = int((failure.matrix.harmful & failure.matrix.usable).sum())
-    return f"a `threshold` above this item's score lets {failure.released} more of {n} harmful requests through"
+    of = f"{failure.released} more of {failure.harmful_items} harmful requests"
+    return f"a `threshold` above this item's score lets {of} through"
 
 
 def _priced(failure: Failure, price: Price) -> Fix:

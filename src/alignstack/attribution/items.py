@@ -84,7 +84,7 @@ def _failures(
     state: Deployed,
     budget: float,
 ) -> dict[int, Failure]:
-    found = {}
+    found, harmful_items = {}, int((matrix.harmful & matrix.usable).sum())
     for diagnosed in (diagnose_harm(matrix, state, budget=budget), diagnose_refusals(matrix, state)):
         for f, i in enumerate(diagnosed.items.tolist()):
             found[i] = Failure(
@@ -98,5 +98,6 @@ def _failures(
                 cell=int(diagnosed.witness.cell[f]),
                 prices=diagnosed.prices.of(f) if diagnosed.prices else (),
                 released=int(diagnosed.released[f]) if diagnosed.released is not None else -1,
+                harmful_items=harmful_items,
             )
     return found

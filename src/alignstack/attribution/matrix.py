@@ -15,7 +15,7 @@ import numpy as np
 from alignstack.attribution.arrays import Bools, Floats, Ints, Matrix, Meta, Small, Timings, blank_arrays, from_arrays
 from alignstack.attribution.layout import MODEL, Layout, layout
 from alignstack.core.errors import DataError, nearest
-from alignstack.core.grid import Call, Cell, Judgement, Manifest, Record
+from alignstack.core.grid import Call, Cell, Draft, Judgement, Manifest, Record
 
 __all__ = ["Matrix", "from_arrays", "from_records"]
 
@@ -40,7 +40,7 @@ def from_records(records: Sequence[Record], manifest: Manifest) -> Matrix:
         layout=plan,
         meta=_meta(records),
         score=score,
-        generations=sum(len(record.grid.drafts) for record in records),
+        generations=sum(len(_generations(record)) for record in records),
         layer_calls=sum(len(record.grid.calls) for record in records),
         timings=_timings(records),
         **arrays,  # type: ignore[arg-type]  # shapes and types are those of `blank_arrays`
@@ -203,12 +203,22 @@ def _numbers(keys: Iterable[object]) -> Ints:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
+def _generations(record: Record) -> list[Draft]:
+    """One draft per distinct model input: the others are the same answer, edited by output layers."""
+    made: dict[tuple[str, str], Draft] = {}
+    for draft in record.grid.drafts:
+        key = (draft.version, draft.input_sha256)
+        if key not in made or draft.seconds > made[key].seconds:
+            made[key] = draft
+    return list(made.values())
+
+
 def _timings(records: Sequence[Record]) -> dict[str, Timings]:
     """By layer; the weights' are those of their generations."""
     seconds: dict[str, list[float]] = defaultdict(list)
     cost: dict[str, float] = defaultdict(float)
     for record in records:
-        for name, event in [(c.layer, c) for c in record.grid.calls] + [(MODEL, d) for d in record.grid.drafts]:
+        for name, event in [(c.layer, c) for c in record.grid.calls] + [(MODEL, d) for d in _generations(record)]:
             seconds[name].append(event.seconds)
             cost[name] += event.cost
     return {name: Timings(seconds=np.array(values), cost=cost[name]) for name, values in seconds.items()}
