@@ -1,0 +1,1 @@
+"""Verdict matrix, shares, common-mode failure, diagnoses: pure functions on arrays, and core types in and out."""
