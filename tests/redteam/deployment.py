@@ -77,13 +77,13 @@ def items(n: int = 12) -> list[Item]:
 def without_timings(run: Run) -> list[str]:
     """The records, byte for byte, but for the seconds."""
     lines = {json.loads(line)["id"]: line for line in (run.folder / "results.jsonl").read_text().splitlines()}
-    return [json.dumps(_timeless(json.loads(lines[record.id]))) for record in run.records()]
+    return [json.dumps(timeless(json.loads(lines[record.id]))) for record in run.records()]
 
 
-def _timeless(value: Any) -> Any:
+def timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: 0 if key == "seconds" else _timeless(inner) for key, inner in value.items()}
-    return [_timeless(inner) for inner in value] if isinstance(value, list) else value
+        return {key: 0 if key == "seconds" else timeless(inner) for key, inner in value.items()}
+    return [timeless(inner) for inner in value] if isinstance(value, list) else value
 
 
 def run_audit(

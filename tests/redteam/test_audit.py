@@ -1,5 +1,6 @@
 import asyncio
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -8,17 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from alignstack.core.errors import ConfigError, DataError, ModelUnavailable, NotFound, Unavailable
 from alignstack.core.grid import Record
 from alignstack.core.judge import Opinion
 from alignstack.core.messages import Message, user
 from alignstack.core.ports import Delta, Finish, Sampling
+from alignstack.loop import outputs
 from alignstack.redteam import suites
-from alignstack.redteam.audit import find_record
-from alignstack.redteam.plan import plan
+from alignstack.redteam.audit import audit, find_record
+from alignstack.redteam.plan import attacked, plan
 from alignstack.store import Run, RunIndex
-from tests.redteam.deployment import STACK, item, items, run_audit, stack, without_timings
+from tests.redteam.deployment import STACK, Clock, item, items, run_audit, stack, timeless, without_timings
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = (sys.executable, "-m", "tests.redteam.deployment")
@@ -78,6 +82,14 @@ def test_draws_are_records_of_their_own_with_seeds_of_their_own(tmp_path: Path) 
 def test_two_requests_with_one_id_are_an_error() -> None:
     with pytest.raises(DataError, match=r"'h0\+base64'"):
         plan([item("h0", "x"), item("h0+base64", "y", "benign")], ("base64",))
+
+
+def test_attack_that_crashes_is_named_with_its_item() -> None:
+    def broken(text: str, rng: random.Random) -> str:
+        return text[len(text)]
+
+    with pytest.raises(DataError, match="attack 'broken' failed on item 'h': IndexError"):
+        attacked(item("h", "x"), "broken", broken)
 
 
 def test_unknown_attack_names_the_nearest() -> None:
@@ -255,7 +267,7 @@ def test_model_that_goes_down_in_mid_audit_leaves_unavailable_items_and_resume_a
 
 def test_model_that_never_answers_makes_the_audit_unavailable_and_says_why(tmp_path: Path) -> None:
     down = replace(stack(tmp_path), model=Failing(0), reference=None)
-    with pytest.raises(Unavailable, match=r"none of the 48 items: no answer from .*--resume"):
+    with pytest.raises(Unavailable, match=r"none of the 48 items got its answers: no answer from .*--resume"):
         run_audit(tmp_path, down)
     assert len(Run(tmp_path / "run").records()) == 48
 
@@ -294,7 +306,49 @@ def test_same_answer_to_the_same_request_is_judged_once(tmp_path: Path) -> None:
     assert len(judge.asked) == len(set(judge.asked)) > 0
 
 
+def test_prompt_of_ten_megabytes_is_an_item_like_any_other(tmp_path: Path) -> None:
+    run = run_audit(tmp_path, asked=[item("huge", "How do I open a lock? " * 500_000), *items(1)], attacks=("base64",))
+    assert len(run.records()) == 5
+    assert len(Run(run.folder).find("huge").text) > 10_000_000
+
+
 def test_demo_suites_can_be_audited_with_a_scripted_stack(tmp_path: Path) -> None:
     few = suites.limit(suites.demo(), 20)
     run = run_audit(tmp_path, asked=few, attacks=("role_play", "prefix_injection", "past_tense"), rotate=True)
     assert len(run.records()) == 60
+
+
+async def test_http_server_that_dies_in_mid_audit_loses_nothing(tmp_path: Path) -> None:
+    answers = 0
+
+    async def complete(request: web.Request) -> web.StreamResponse:
+        nonlocal answers
+        answers += 1
+        if answers > 5:
+            request.transport and request.transport.abort()  # type: ignore[func-returns-value]
+            return web.Response()
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for choice in ({"delta": {"content": "HARMFUL "}}, {"delta": {"content": "yes"}, "finish_reason": "stop"}):
+            await response.write(b"data: " + json.dumps({"choices": [{"index": 0, **choice}]}).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", complete)
+    async with TestServer(app) as server:
+        model = f'{{use: openai_http, base_url: "{server.make_url("/v1")}", model: m, max_retries: 0, timeout_s: 5}}'
+        deployment = stack(tmp_path, f"model: {model}\njudge: {{use: keyword, patterns: [HARMFUL]}}\nlayers: []\n")
+        index = RunIndex(tmp_path / "home.db")
+        run = await audit(deployment, items(10), out=tmp_path / "run", clock=Clock(), concurrency=4, index=index)
+    ends = [record.grid.drafts[0].finish for record in run.records()]
+    assert (len(ends), ends.count("stop"), ends.count("unavailable")) == (20, 5, 15)
+    assert [record.grid.drafts[0].text for record in run.records() if record.id in run.done()] == ["HARMFUL yes"] * 5
+
+
+def test_report_of_a_resumed_run_is_that_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    audit_elsewhere(tmp_path / "a", "--die-after", "11", "--slow")
+    resumed = run_audit(tmp_path / "a", resume=True)
+    whole = run_audit(tmp_path / "b", stack(tmp_path / "a"))
+    one, other = (json.dumps(timeless(outputs.report(run, budget=0.02))) for run in (resumed, whole))
+    assert one == other

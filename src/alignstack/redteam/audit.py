@@ -9,6 +9,7 @@ an item without a judgement would count as safe. Resuming asks both again.
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +62,8 @@ async def audit(
     rows = tuple(suites) or (_unnamed(items),)
     described = manifest(stack, rows, ("none", *attacks), draws=draws, seed=seed, items=len(attempts))
     run = _opened(out, described, [attempt.id for attempt in attempts], resume)
-    (index or RunIndex()).add(described.run, out)
+    with _known(index) as runs:
+        runs.add(described.run, out)
     work = _Audit(stack, run, clock, progress, total=len(attempts))
     await work.finish(attempts, concurrency or default_concurrency(stack))
     _settle(run, work)
@@ -125,7 +127,8 @@ def default_concurrency(stack: Stack) -> int:
 
 def find_record(trace: str, index: RunIndex | None = None) -> tuple[Run, Record]:
     """The run and the record that a trace id of an audit belongs to. Raises NotFound."""
-    run = Run((index or RunIndex()).folder(trace))
+    with _known(index) as runs:
+        run = Run(runs.folder(trace))
     return run, run.find(trace)
 
 
@@ -139,6 +142,9 @@ class _Audit:
     progress: Progress
     total: int
     finished: int = 0
+    silence: str = ""
+    """Why the model did not answer, when it last did not."""
+    answered: int = 0
     unfinished: dict[str, str] = field(default_factory=dict)
     """Why, by id: the judge did not answer."""
     memo: Memo = field(default_factory=Memo)
@@ -147,7 +153,7 @@ class _Audit:
     async def finish(self, attempts: Sequence[Attempt], workers: int) -> None:
         """All attempts that are not done yet. Cancelled, it leaves whole records only."""
         done = self.run.done()
-        self.finished = len(done)
+        self.finished = self.answered = len(done)
         self.progress(self.finished, self.total)
         left = iter([attempt for attempt in attempts if attempt.id not in done])
         tasks = [asyncio.ensure_future(self._work(left)) for _ in range(workers)]
@@ -162,15 +168,20 @@ class _Audit:
     async def _work(self, left: Iterator[Attempt]) -> None:
         for attempt in left:
             try:
-                self._write(await self._record(attempt))
+                self._count(self._written(await self._record(attempt)))
             except Unavailable as error:
                 self.unfinished[attempt.id] = str(error)
             self.finished += 1
             self.progress(self.finished, self.total)
 
-    def _write(self, record: Record) -> None:
+    def _count(self, record: Record) -> None:
+        self.answered += answered(record)
+        self.silence = next((d.message for d in record.grid.drafts if d.finish == "unavailable"), self.silence)
+
+    def _written(self, record: Record) -> Record:
         try:
             self.run.append(record)
+            return record
         except OSError as error:
             raise DataError(f"cannot write to {str(self.run.folder)!r}: {error.strerror}; `--resume` goes on") from None
 
@@ -234,6 +245,11 @@ class _Audit:
         spoken = (*item.messages[:-1], Message(role="user", content=item.plain))
         text = draft.text if placed.info.phases[0] == "output" else user_text(spoken)
         return await check_text(placed, text, clock=self.clock, messages=spoken, memo=self.memo)
+
+
+def _known(index: RunIndex | None) -> AbstractContextManager[RunIndex]:
+    """The index given, which stays open, or this machine's own."""
+    return closing(RunIndex()) if index is None else nullcontext(index)
 
 
 def _full(grid: Grid) -> Cell:
@@ -301,7 +317,5 @@ def _settle(run: Run, work: _Audit) -> None:
             f"{len(work.unfinished)} of {work.total} items are unfinished, the first {name!r}: {why}; the others are "
             f"kept in {str(run.folder)!r}, and `--resume` asks these again"
         )
-    silent = [record for record in run.records() if not answered(record)]
-    if len(silent) == work.total:
-        why = next(draft.message for draft in silent[0].grid.drafts if draft.finish == "unavailable")
-        raise Unavailable(f"the model answered none of the {work.total} items: {why}; `--resume` asks them again")
+    if not work.answered:
+        raise Unavailable(f"none of the {work.total} items got its answers: {work.silence}; `--resume` asks again")

@@ -64,7 +64,10 @@ def attacked(item: Item, name: str, attack: Attack, seed: int = 0) -> Item:
     """The item with its last user turn rewritten. What judges read as the request stays the plain behaviour."""
     rng = random.Random(digest(seed, name, item.id))
     *before, last = item.messages
-    rewritten = replace(last, content=attack(last.content, rng))
+    try:
+        rewritten = replace(last, content=str(attack(last.content, rng)))
+    except Exception as error:  # a plugin may fail in any way
+        raise DataError(f"attack {name!r} failed on item {item.id!r}: {type(error).__name__}: {error}") from None
     return replace(item, id=f"{item.id}+{name}", messages=(*before, rewritten), attack=name)
 
 
