@@ -7,11 +7,10 @@ its own split and writes one file of int8 weights. Deterministic for a given rec
 
 from __future__ import annotations
 
-import json
 import random
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from alignstack.core.errors import ConfigError, DataError, Problem
-from alignstack.layers.classifier import BITS, FORMAT, dump, features
+from alignstack.layers.classifier import BITS, FORMAT, HAZARD_BITS, dump, features
 from alignstack.policy import load as load_policy
 from alignstack.policy.model import ATTACKS, CANONICAL
 from alignstack.training import corpus
@@ -52,7 +51,7 @@ class ClassifierRecipe(Strict):
     seed: int = 0
     regularisation: float = Field(default=4.0, gt=0)
     """Inverse strength C of the L2 penalty; chosen on the dev split."""
-    iterations: int = Field(default=120, ge=1)
+    iterations: int = Field(default=200, ge=1)
     """At most so many L-BFGS steps a label."""
     calibration: float = Field(default=0.15, gt=0, lt=0.5)
     """Share of the clusters that fit the calibration and nothing else."""
@@ -318,7 +317,7 @@ def answered(row: Row, rng: random.Random) -> Row:
     about, verb = topic(row.text)
     opening = rng.choice(OPEN_VERB if verb else OPEN_NOUN).format(t=cut(about, 26))
     body = rng.choice(BODY).format(s=cut(about, rng.choice((4, 7, 10))))
-    return replace(row, text=f"{rng.choice(SURE)}{opening} {body}".strip(), form="answer", weight=row.weight * 0.5)
+    return replace(row, text=f"{rng.choice(SURE)}{opening} {body}".strip(), form="answer", weight=row.weight * 0.7)
 
 
 DECLINE = ("I can't help with that.", "I'm sorry, but I can't help with that.", "I cannot assist with this request.",
@@ -358,10 +357,9 @@ def augmented(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
         yield row
         if len(row.text) > 450 or row.form != "plain" or row.hazards in ({"jailbreak"}, {"prompt_injection"}):
             continue
-        share = 0.6 if row.harmful else 0.25
-        if rng.random() < share:
+        if rng.random() < (0.6 if row.harmful else 0.25):
             yield attacked(row, rng)
-        if rng.random() < share:
+        if rng.random() < (0.9 if row.harmful else 0.4):
             yield answered(row, rng)
         if row.harmful and rng.random() < 0.4:
             yield declined(row, refusals, rng)
@@ -410,6 +408,15 @@ def matrix(texts_: Sequence[str]) -> csr_matrix:
     return made
 
 
+def coarse(x: csr_matrix) -> csr_matrix:
+    """The same rows over 2 ** HAZARD_BITS columns."""
+    from scipy.sparse import csr_matrix
+
+    made = csr_matrix((x.data, x.indices >> (BITS - HAZARD_BITS), x.indptr), shape=(x.shape[0], 2**HAZARD_BITS), copy=True)
+    made.sum_duplicates()
+    return made
+
+
 def targets(rows: Sequence[Row], label: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(truth, known): hazard labels are unknown for harmful rows whose hazard nobody wrote down."""
     if label == "harmful":
@@ -419,14 +426,28 @@ def targets(rows: Sequence[Row], label: str) -> tuple[NDArray[np.bool_], NDArray
 
 
 def fit(x: csr_matrix, y: NDArray[np.bool_], weights: NDArray[np.float64], recipe: ClassifierRecipe) -> tuple[Any, float]:
-    """(weights [2 ** BITS], bias) of one label. A label with no example of a class is a constant."""
+    """(weights [columns], bias) of one label. A label with no example of a class is a constant.
+
+    Logistic regression on features scaled by their naive-Bayes log-count ratio (Wang and Manning 2012, "Baselines and
+    Bigrams"), which is then folded into the weights, so it costs nothing at run time.
+    """
+    from scipy.sparse import diags
     from sklearn.linear_model import LogisticRegression
 
     if y.all() or not y.any():
-        return np.zeros(2**BITS), 5.0 if y.all() else -5.0
-    model = LogisticRegression(C=recipe.regularisation, max_iter=recipe.iterations, tol=1e-3)
-    model.fit(x, y, sample_weight=weights)
-    return model.coef_[0], float(model.intercept_[0])
+        return np.zeros(x.shape[1]), 5.0 if y.all() else -5.0
+    ratio = log_count_ratio(x, y, weights)
+    model = LogisticRegression(C=recipe.regularisation, max_iter=recipe.iterations, tol=1e-5)
+    model.fit(x @ diags(ratio), y, sample_weight=weights)
+    return model.coef_[0] * ratio, float(model.intercept_[0])
+
+
+def log_count_ratio(x: csr_matrix, y: NDArray[np.bool_], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[columns]: log of how much likelier a feature is in the positive class, each count plus one."""
+    seen = x.copy()
+    seen.data = np.ones_like(seen.data)
+    positive, negative = 1 + seen.T @ (weights * y), 1 + seen.T @ (weights * ~y)
+    return np.log(positive / positive.sum() * (negative.sum() / negative))
 
 
 def platt(logits: NDArray[np.float64], y: NDArray[np.bool_], weights: NDArray[np.float64]) -> tuple[float, float]:
@@ -451,10 +472,42 @@ def reliability(p: NDArray[np.float64], y: NDArray[np.bool_], bins: int = 10) ->
     return {"n": len(p), "ece": round(ece, 4), "brier": round(float(((p - y) ** 2).mean()), 4), "table": table}
 
 
-def quantised(weights: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """[buckets, labels] → int8 and one scale a label."""
-    scale = np.maximum(np.abs(weights).max(axis=0), 1e-12) / 127
-    return np.round(weights / scale).astype(np.int8), scale.astype(np.float32)
+def quantised(weights: NDArray[np.float64]) -> tuple[NDArray[np.int8], float]:
+    """int8 weights and their scale."""
+    scale = max(float(np.abs(weights).max()), 1e-12) / 127
+    return np.round(weights / scale).astype(np.int8), scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """One label, trained and calibrated."""
+
+    weights: NDArray[np.int8]
+    scale: float
+    bias: float
+    calibration: tuple[float, float]
+    dev: dict[str, Any] | None
+    """What the dev split says of it."""
+
+
+def fitted(label: str, rows: dict[str, list[Row]], x: dict[str, csr_matrix], recipe: ClassifierRecipe) -> Fitted:
+    """Fit on `train`, calibrate on `calibration`, report on `dev`; the last two may be missing."""
+
+    def part(name: str) -> tuple[csr_matrix, NDArray[np.bool_], NDArray[np.float64]]:
+        y, known = targets(rows[name], label)
+        return x[name][known], y[known], np.array([row.weight for row in rows[name]])[known]
+
+    weights, bias = fit(*part("train"), recipe)
+    small, scale = quantised(weights)
+    a, b, dev = 1.0, 0.0, None
+    if "calibration" in rows:
+        found, y, sample = part("calibration")
+        a, b = platt(found @ (small * scale) + bias, y, sample)
+    if "dev" in rows:
+        found, y, _ = part("dev")
+        p = 1 / (1 + np.exp(-(a * (found @ (small * scale) + bias) + b)))
+        dev = {"positives": int(y.sum())} | reliability(p, y)
+    return Fitted(weights=small, scale=scale, bias=bias, calibration=(a, b), dev=dev)
 
 
 # ---------------------------------------------------------------- the run
@@ -482,36 +535,30 @@ def run(path: Path) -> Path:
     """Train by the recipe at `path`; returns the weights file. Raises ConfigError and DataError."""
     recipe = load(path, ClassifierRecipe)
     rows, hashes = gather(recipe)
-    by_split: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_split[row.split].append(row)
-    if not by_split["train"]:
+    splits = {name: found for name in ("train", "calibration", "dev") if (found := [r for r in rows if r.split == name])}
+    if "train" not in splits:
         raise DataError("no rows to train on")
-    x = {name: matrix([row.text for row in found]) for name, found in by_split.items()}
-    weights, bias, calibration, reports = np.zeros((2**BITS, len(LABELS))), [], [], {}
-    for i, label in enumerate(LABELS):
-        y, known = targets(by_split["train"], label)
-        sample = np.array([row.weight for row in by_split["train"]])
-        weights[:, i], intercept = fit(x["train"][known], y[known], sample[known], recipe)
-        bias.append(intercept)
-    small, scale = quantised(weights)
-    for i, label in enumerate(LABELS):
-        a, b = 1.0, 0.0
-        if by_split["calibration"]:
-            y, known = targets(by_split["calibration"], label)
-            logits = x["calibration"][known] @ (small[:, i] * scale[i]) + bias[i]
-            a, b = platt(logits, y[known], np.array([row.weight for row in by_split["calibration"]])[known])
-        calibration.append((a, b))
-        if by_split["dev"]:
-            y, known = targets(by_split["dev"], label)
-            p = 1 / (1 + np.exp(-(a * (x["dev"][known] @ (small[:, i] * scale[i]) + bias[i]) + b)))
-            reports[label] = {"positives": int(y[known].sum())} | reliability(p, y[known])
+    x = {name: matrix([row.text for row in found]) for name, found in splits.items()}
+    less = {name: coarse(found) for name, found in x.items()}
+    heads = {label: fitted(label, splits, x if label == "harmful" else less, recipe) for label in LABELS}
     header = {
         "format": FORMAT, "name": recipe.name, "labels": LABELS, "thresholds": {"harmful": 0.5}, "seed": recipe.seed,
-        "recipe": sha256(path), "data": hashes, "dev": reports,
-        "rows": {name: dict(Counter(("harmful" if r.harmful else "benign") for r in found)) for name, found in by_split.items()},
+        "recipe": sha256(path), "data": hashes, "dev": {label: head.dev for label, head in heads.items()},
+        "rows": {name: Counter("harmful" if row.harmful else "benign" for row in found) for name, found in splits.items()},
     }  # fmt: skip
     recipe.out.parent.mkdir(parents=True, exist_ok=True)
-    dump(recipe.out, header=header, weights=small, scale=scale, bias=np.array(bias, np.float32),
-         calibration=np.array(calibration, np.float32))  # fmt: skip
+    write(recipe.out, header, list(heads.values()))
     return recipe.out
+
+
+def write(out: Path, header: dict[str, Any], heads: Sequence[Fitted]) -> None:
+    """`heads` in the order of `LABELS`."""
+    dump(
+        out,
+        header=header,
+        harm=heads[0].weights,
+        hazards=np.stack([head.weights for head in heads[1:]], axis=1),
+        scale=np.array([head.scale for head in heads], np.float32),
+        bias=np.array([head.bias for head in heads], np.float32),
+        calibration=np.array([head.calibration for head in heads], np.float32),
+    )
