@@ -17,12 +17,6 @@ ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>
 SPECIAL = [PAD, END, *ROLES.values()]
 """Token ids 0 to 4, in this order."""
 
-SYSTEM = (
-    "You are a helpful assistant. Follow the policy: refuse requests that would help someone hurt people, break the law, "
-    "steal, deceive, spy on others, make weapons, attack computers or spread hate. Answer everything else."
-)
-"""The system prompt that the shipped weights were trained with: the built-in policy in brief."""
-
 TEMPLATE = (
     "{% for m in messages %}"
     "{% if m['role'] == 'assistant' %}<|assistant|>{% generation %}{{ m['content'] | trim }}<|end|>{% endgeneration %}"

@@ -191,7 +191,8 @@ class Graph:
         q = self.op("Mul", self.rotary(q), self.constant(np.float32(self.size**-0.5)))
         scores = self.op("Add", self.op("MatMul", q, self.op("Transpose", k, perm=[0, 1, 3, 2])), self.mask)
         mixed = self.op("MatMul", self.op("Softmax", scores, axis=-1), v)
-        joined = self.op("Reshape", self.op("Transpose", mixed, perm=[0, 2, 1, 3]), self.constant(np.array([1, -1, self.config.hidden_size])))  # fmt: skip
+        rows = self.op("Transpose", mixed, perm=[0, 2, 1, 3])
+        joined = self.op("Reshape", rows, self.constant(np.array([1, -1, self.config.hidden_size])))
         return self.linear(joined, f"{at}.o_proj.weight")
 
     def by_head(self, x: str) -> str:
@@ -205,3 +206,9 @@ class Graph:
         gate, up = self.split(self.linear(x, f"{at}.gate_proj.weight", f"{at}.up_proj.weight"), [wide, wide])
         swish = self.op("Mul", gate, self.op("Sigmoid", gate))
         return self.linear(self.op("Mul", swish, up), f"{at}.down_proj.weight")
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(run(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,4 +1,4 @@
-"""`alignstack train sft`: supervised fine-tuning on conversations, loss on the assistant's tokens (TRL's SFTTrainer)."""
+"""`alignstack train sft`: supervised fine-tuning on conversations with TRL, loss on the assistant's tokens."""
 
 import time
 from pathlib import Path

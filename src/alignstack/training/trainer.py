@@ -38,7 +38,7 @@ class Optimiser(Strict):
 
 
 def common(optimiser: Optimiser, seed: int, scratch: str) -> dict[str, Any]:
-    """Settings of every trainer: CPU, bf16 autocast, cosine schedule, fully seeded, nothing saved or reported midway."""
+    """Settings of every trainer: CPU, bf16 autocast, cosine schedule, seeded, nothing saved or reported midway."""
     return {
         "output_dir": scratch,
         "per_device_train_batch_size": optimiser.batch,
