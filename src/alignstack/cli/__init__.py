@@ -1,7 +1,9 @@
 """The command line: one file per command group, no logic. Heavy imports stand inside the commands, so that `--help`
 answers at once."""
 
+import os
 import sys
+from typing import Literal, TextIO
 
 import click
 
@@ -43,6 +45,13 @@ for command in (demo, ask, audit, attribute, why, train, lineage, classify, poli
 
 def main() -> None:
     """The entry point of the `alignstack` script."""
+    sys.stdin = sys.stdin or _nothing("r")
+    sys.stdout, sys.stderr = sys.stdout or _nothing("w"), sys.stderr or _nothing("w")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(errors.run(cli, sys.argv[1:]))
+
+
+def _nothing(mode: Literal["r", "w"]) -> TextIO:
+    """In place of a stream that the caller closed."""
+    return open(os.devnull, mode, encoding="utf-8")

@@ -4,6 +4,8 @@
 With `--json` an error is the one document on stdout: `{"error": {"kind", "message", "problems"}, "exit_code"}`.
 """
 
+import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -21,6 +23,12 @@ UNFINISHED = 3
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
+GOES_ON = {
+    "audit": "; finished items are kept, and `--resume` goes on",
+    "demo": "; finished items are kept, and the same command goes on",
+}
+"""What to do about an interruption, by command."""
+
 
 def run(group: click.Group, arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
@@ -29,9 +37,10 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
-        return _closed_pipe()
+        _give_up_stdout()
+        return PIPE_CLOSED
     except (click.Abort, KeyboardInterrupt):
-        say("interrupted; finished items are kept, `--resume` goes on from there")
+        say("interrupted" + next((hint for command, hint in GOES_ON.items() if command in arguments), ""))
         return INTERRUPTED
     except Exception as error:
         return _failed(error, as_json=_wants_json(arguments))
@@ -43,18 +52,22 @@ def _wants_json(arguments: Sequence[str]) -> bool:
     return "--json" in typed or os.environ.get("ALIGNSTACK_JSON", "").lower() in {"1", "true", "yes", "on"}
 
 
-def _closed_pipe() -> int:
-    """Whoever read our output has seen enough; point stdout elsewhere so that the interpreter's last flush is quiet."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return PIPE_CLOSED
+def _give_up_stdout() -> None:
+    """It cannot be written to; point it elsewhere, so that the interpreter's last flush is quiet."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(error: Exception, *, as_json: bool) -> int:
     code = exit_code(error)
     if os.environ.get("ALIGNSTACK_DEBUG"):
         traceback.print_exception(error)
-    if as_json:
-        emit({"error": document(error), "exit_code": code})
+    try:
+        if as_json:
+            emit({"error": document(error), "exit_code": code})
+        sys.stdout.flush()
+    except OSError:
+        _give_up_stdout()
     say(f"alignstack: {message(error)}")
     return code
 
@@ -88,6 +101,8 @@ def message(error: Exception) -> str:
             return f"{len(error.problems)} problems\n" + "\n".join(f"  {problem}" for problem in error.problems)
         case AlignstackError():
             return str(error)
+        case click.exceptions.NoArgsIsHelpError():
+            return f"name a command\n\n{error.format_message()}"
         case click.UsageError():
             hint = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
             return f"{error.format_message().rstrip('.')}{hint}"
@@ -95,6 +110,8 @@ def message(error: Exception) -> str:
             return error.format_message()
         case OSError() if error.filename is not None:
             return f"{os.fsdecode(error.filename)!r}: {error.strerror}"
+        case OSError(errno=errno.ENOSPC):
+            return f"cannot write: {error.strerror}"
         case _:
             return (
                 f"{type(error).__name__}: {error} (this is a fault of alignstack, not of your input; "
