@@ -114,7 +114,7 @@ def test_a_hazard_in_nobodys_scope_is_a_policy_gap() -> None:
 
 
 def test_a_rate_limit_covers_no_hazard() -> None:
-    layers = (row("limit"), weights(scope=scope("vcr")))
+    layers = (row("limit", scope=scope()), weights(scope=scope("vcr")))
     item = first_item(record("x", drafts=HARM, calls=[call("limit", "abstain")], hazard="prv"), layers=layers)
     assert item.diagnosis == "policy_gap"
 

@@ -173,14 +173,9 @@ def _late_cut(matrix: Matrix, failed: Ints) -> Case:
 
 
 def _policy_gap(matrix: Matrix, failed: Ints, scope: Bools) -> Case:
-    """No enforced layer declares the hazard. A veto that declares everything and never says anything is no cover: it is
-    a limit, which abstains in audits."""
-    able = np.zeros(len(rows(matrix.layout)), dtype=np.bool_)
-    able[: len(matrix.layout.players)] = True
-    for p, v in _vetoes(matrix.layout):
-        silent = not (matrix.looked[:, :, v].any() or (matrix.fault[:, :, v] > 0).any())
-        able[p] = not (silent and matrix.layout.vetoes[v].scope.hazards is None)
-    return Case(diagnosis="policy_gap", holds=~any_of(scope & able, 1), layer=_nobody(failed))
+    """No enforced layer declares the hazard (limits declare none: they know callers, not contents)."""
+    players = len(matrix.layout.players)
+    return Case(diagnosis="policy_gap", holds=~any_of(scope[:, :players], 1), layer=_nobody(failed))
 
 
 def _evidence_withheld(matrix: Matrix, failed: Ints, scope: Bools) -> Case:
