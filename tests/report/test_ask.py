@@ -51,6 +51,7 @@ def shown(steps: list[Step], width: int = 100) -> str:
         ({"reason": "matched 'phishing'"}, "blocks: matched 'phishing'"),
         ({"score": 0.97, "threshold": 0.5, "hazard": "ncr"}, "blocks (ncr, 0.97 ≥ 0.50)"),
         ({"action": "allow", "score": 0.12, "threshold": 0.5}, "lets it pass (0.12 < 0.50)"),
+        ({"score": 0.97, "hazard": "ncr", "reason": "probability of harm 0.97"}, "blocks: probability of harm 0.97"),
         ({"action": "abstain"}, "has nothing to say"),
         ({"action": None}, "has nothing to look at"),
         ({"action": None, "fault": "timeout"}, "is down (timeout)"),

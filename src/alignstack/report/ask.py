@@ -90,7 +90,8 @@ def _happened(step: Step, stopped: bool) -> str:
     if step.text is not None or (step.side == "training" and step.action is None):
         return _spoke(step, would)
     verb = _verb(step, would)
-    details = ", ".join(filter(None, (step.hazard, _score(step))))
+    scored = step.score is not None and f"{step.score:.2f}" in step.reason
+    details = "" if scored else ", ".join(filter(None, (step.hazard, _score(step))))
     reason = f": {excerpt(step.reason, SAID)}" if step.reason else ""
     return f"{shadow}{verb}{f' ({details})' if details else ''}{reason}"
 

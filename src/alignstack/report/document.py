@@ -91,10 +91,15 @@ def configuration(report: schema.Report, name: str) -> schema.Configuration | No
     return next((one for one in report["configurations"] if one["name"] == name), None)
 
 
-def best_single(report: schema.Report) -> schema.Configuration | None:
-    """The layer that alone lets the least through; None when nothing was compared."""
-    best = next((one["layer"] for one in report["comparisons"] if one["best"]), None)
-    return configuration(report, f"only {best}")
+def best_single(report: schema.Report) -> schema.Comparison | None:
+    """The layer that alone lets the least through, of those that had anything to say; None when nothing was compared."""
+    idle = {layer["name"] for layer in report["layers"] if not layer["looked"]}
+    return next((one for one in report["comparisons"] if one["best"] and one["layer"] not in idle), None)
+
+
+def alone(report: schema.Report, layer: str) -> schema.Configuration | None:
+    """What one layer does alone."""
+    return configuration(report, f"only {layer}")
 
 
 def _rate(one: found.Estimate) -> schema.Rate:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from alignstack.redteam.suites import DEMO
-from alignstack.report.document import best_single, configuration
+from alignstack.report.document import alone, best_single, configuration
 from alignstack.report.schema import Configuration, Price, Report
 from alignstack.report.words import percent, plural, points, rate, short_rate, signed_span
 
@@ -25,10 +25,11 @@ def headline(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """What the stack is worth against nothing, against the weights alone and against its best layer alone."""
+    best = best_single(report)
     parts = [
         _against(configuration(report, "all off"), "With everything off {} got through"),
         _against(configuration(report, "weights only"), "with the aligned weights alone {}"),
-        _against(best_single(report), "with the best single layer {}"),
+        _against(best and alone(report, best["layer"]), "with the best single layer {}"),
         _against(configuration(report, "full stack"), "with the full stack {}"),
     ]
     said = [part for part in parts if part]
@@ -51,7 +52,7 @@ def common_mode(report: Report) -> str:
 
 def comparison(report: Report) -> str:
     """The full stack against its best single layer, on the same requests; empty when nothing was compared."""
-    best = next((one for one in report["comparisons"] if one["best"]), None)
+    best = best_single(report)
     if best is None:
         return ""
     gap = best["difference"]

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alignstack.report import sentences
-from alignstack.report.document import best_single, configuration, failures
+from alignstack.report.document import alone, best_single, configuration, failures
 from alignstack.report.escape import cell
 from alignstack.report.schema import Configuration, Item, Layer, Rate, Report
 from alignstack.report.words import SIDES, plural, points, seconds, short_rate, signed_span, span
@@ -98,8 +98,10 @@ def _configurations(report: Report, width: int) -> Table:
 
 def compared(report: Report) -> list[Configuration]:
     """Nothing, the weights, the guards, the best single layer, everything: those that the run has."""
-    names = [configuration(report, name) for name in ("all off", "weights only", "guards only")]
-    return [one for one in (*names, best_single(report), configuration(report, "full stack")) if one]
+    best = best_single(report)
+    shown = [configuration(report, name) for name in ("all off", "weights only", "guards only")]
+    shown += [alone(report, best["layer"]) if best else None, configuration(report, "full stack")]
+    return [one for one in shown if one]
 
 
 def _measured(one: Rate, style: str, width: int) -> Text:
