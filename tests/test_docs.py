@@ -48,12 +48,18 @@ def blocks(page: Path) -> list[Block]:
 def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    named = [block for block in blocks(page) if block.file]
+    for block in reversed(named):  # blocks may name files that stand further down; of two texts of a file the first
+        write(block)
     for block in blocks(page):
-        if block.excused:
-            continue
-        if block.file:
-            Path(block.file).write_text(block.text, encoding="utf-8")
-        run(block)
+        write(block)
+        if not block.excused:
+            run(block)
+
+
+def write(block: Block) -> None:
+    if block.file:
+        Path(block.file).write_text(block.text, encoding="utf-8")
 
 
 def run(block: Block) -> None:
