@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignstack.core.errors import DataError
+from alignstack.training import lineage, sft, trainer
+
+
+def loss_of_answers(checkpoint: Path, chats: list[dict[str, Any]]) -> float:
+    import torch
+
+    model, tokenizer = trainer.load(checkpoint)
+    losses = []
+    for chat in chats[:10]:
+        made = tokenizer.apply_chat_template(
+            chat["messages"], return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
+        )
+        mask = torch.as_tensor(made["assistant_masks"]).bool().reshape(made["input_ids"].shape)
+        labels = made["input_ids"].masked_fill(~mask, -100)
+        with torch.no_grad():
+            losses.append(float(model(input_ids=made["input_ids"], labels=labels).loss))
+    return sum(losses) / len(losses)
+
+
+def test_answers_become_likelier(base: Path, helpful: Path, chats: list[dict[str, Any]]) -> None:
+    assert loss_of_answers(helpful, chats) < loss_of_answers(base, chats) - 0.02
+
+
+def test_loss_is_on_the_assistants_tokens_only(folder: Path, base: Path) -> None:
+    """Rows that differ in the request's last words alone, after which nothing is asked of the model but one answer:
+    with the loss on answers only, an empty answer teaches the end mark and nothing about the request."""
+    import torch
+
+    rows = [{"role": "user", "content": "the cat and a dog"}, {"role": "assistant", "content": ""}]
+    model, tokenizer = trainer.load(base)
+    ids = tokenizer("the cat and a dog", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        before = float(model(input_ids=ids, labels=ids).loss)
+    settings = trainer.Optimiser(batch=8, learning_rate=1e-3, warmup=1)
+    trainer.sft(model, tokenizer, [{"messages": rows}] * 64, settings, 0, 48)
+    with torch.no_grad():
+        after = float(model(input_ids=ids, labels=ids).loss)
+    assert after > before - 0.2  # were the request trained on, eight steps on one text would cut its loss by far more
+
+
+def test_lineage_names_parent_data_and_recipe(folder: Path, base: Path, helpful: Path) -> None:
+    stage = lineage.read(helpful)
+    assert (stage.stage, stage.method, stage.seed) == ("helpful", "sft", 3)
+    assert stage.parent == lineage.sha256(base / lineage.WEIGHTS)
+    assert stage.data == {"chats.jsonl": lineage.sha256(folder / "chats.jsonl")}
+    assert stage.recipe == lineage.sha256(folder / "helpful.yaml")
+    assert stage.tokens > 500
+
+
+def test_row_without_an_answer_is_named_by_line(tmp_path: Path, chats: list[dict[str, Any]]) -> None:
+    path = tmp_path / "rows.jsonl"
+    unanswered = {"messages": [{"role": "user", "content": "a"}]}
+    path.write_text(f"{json.dumps(chats[0])}\n{json.dumps(unanswered)}\n")
+    with pytest.raises(DataError, match=r"rows\.jsonl line 2"):
+        sft.conversations(path)
+
+
+def test_parent_must_be_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "sft.yaml"
+    recipe.write_text(f"name: x\nparent: nowhere\nout: x\ndata: [{folder / 'chats.jsonl'}]\n", encoding="utf-8")
+    with pytest.raises(DataError, match="nowhere"):
+        sft.run(recipe)
