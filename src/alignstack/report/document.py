@@ -92,7 +92,7 @@ def configuration(report: schema.Report, name: str) -> schema.Configuration | No
 
 
 def best_single(report: schema.Report) -> schema.Comparison | None:
-    """The layer that alone lets the least through, of those that had anything to say; None when nothing was compared."""
+    """The layer that alone lets the least through; None when nothing was compared or it had nothing to say."""
     idle = {layer["name"] for layer in report["layers"] if not layer["looked"]}
     return next((one for one in report["comparisons"] if one["best"] and one["layer"] not in idle), None)
 

@@ -9,7 +9,7 @@ from alignstack.report.charts.svg import CHAR, dot, el, figure, line, text, tick
 from alignstack.report.schema import Configuration, Report
 from alignstack.report.words import percent, rate
 
-_W, _H, _LEFT, _TOP, _RIGHT, _BOTTOM = 620, 420, 58, 14, 20, 48
+_W, _H, _LEFT, _TOP, _RIGHT, _BOTTOM = 620, 430, 58, 28, 20, 48
 Box = tuple[float, float, float, float]
 
 
@@ -28,7 +28,7 @@ class _Scale:
 
 def tradeoff(report: Report) -> Markup:
     measured = [c for c in report["configurations"] if c["asr"]["n"] and c["over_refusal"]["n"]]
-    shown = list({tuple(c["on"]): c for c in reversed(measured)}.values())[::-1]  # `only model` is `weights only`
+    shown = _distinct(report, measured)
     if not shown:
         return Markup("")
     named = [c for c in shown if is_named(c)]
@@ -45,6 +45,12 @@ def tradeoff(report: Report) -> Markup:
         *dots,
         *_labels(scale, shown),
     )
+
+
+def _distinct(report: Report, measured: Sequence[Configuration]) -> list[Configuration]:
+    """One point for each set of layers: `only model` is `weights only`, and a layer that never looked is not one."""
+    idle = {layer["name"] for layer in report["layers"] if not layer["looked"]}
+    return list({frozenset(c["on"]) - idle: c for c in reversed(measured)}.values())[::-1]
 
 
 def is_named(configuration: Configuration) -> bool:
