@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +31,7 @@ def printable(text: str) -> str:
 
 
 def table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Aligned columns on stdout; on a pipe nothing is cut."""
+    """Aligned columns on stdout."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -39,8 +40,7 @@ def table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     grid = Table(*headings, box=SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         grid.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console()
-    console.print(grid, width=None if console.is_terminal else 10_000, no_wrap=not console.is_terminal, crop=False)
+    Console().print(grid)
 
 
 @contextmanager
@@ -60,13 +60,17 @@ def progress(title: str) -> Iterator[Progress]:
 
 
 def _tenths(title: str) -> Progress:
-    said = -1
+    started, first, said = time.monotonic(), 0, -1
 
     def update(done: int, total: int) -> None:
-        nonlocal said
+        nonlocal first, said
         tenth = 10 * done // max(total, 1)
+        if said < 0:
+            first = done  # finished before this process began
         if tenth > said:
             said = tenth
-            say(f"{title}: {done}/{total}")
+            seconds = (time.monotonic() - started) * (total - done) / max(done - first, 1)
+            left = f", about {seconds:.0f} s left" if first < done < total else ""
+            say(f"{title}: {done}/{total}{left}")
 
     return update

@@ -1,9 +1,15 @@
 """`alignstack layers ls`."""
 
+import sys
+from typing import TYPE_CHECKING
+
 import click
 
 from alignstack.cli import options
 from alignstack.cli.console import emit, say, table
+
+if TYPE_CHECKING:
+    from alignstack.engine.registry import Plugin
 
 
 @click.group()
@@ -30,10 +36,16 @@ def ls(as_json: bool) -> None:
     plugins = [plugin for group in GROUPS for plugin in available(group).values()]
     if as_json:
         keys = ("group", "name", "target", "distribution", "error")
-        emit([{key: getattr(plugin, key) for key in keys} for plugin in plugins])
+        emit([{key: getattr(plugin, key) for key in keys} | {"about": about(plugin)} for plugin in plugins])
         return
-    rows = [(one.group, one.name, one.distribution, "failed" if one.error else "ready") for one in plugins]
-    table(("Kind", "Name", "Package", "State"), rows)
+    rows = [(one.group.removesuffix("s"), one.name, one.distribution, about(one)) for one in plugins]
+    table(("Kind", "Name", "Package", "What it is"), rows)
     for plugin in plugins:
         if plugin.error:
             say(f"{plugin.group} {plugin.name!r} ({plugin.target}): {plugin.error}")
+
+
+def about(plugin: "Plugin") -> str:
+    """The first line of its module."""
+    module = sys.modules.get(getattr(plugin.loaded, "__module__", ""))
+    return "does not load" if plugin.error else ((module and module.__doc__) or "").partition("\n")[0]
