@@ -14,7 +14,7 @@ for stage in base helpful aligned; do
   method=sft
   [ "$stage" = base ] && method=pretrain
   "$python" recipes/embedded/data.py "$stage" "$ALIGNSTACK_DATA" "$ALIGNSTACK_RUNS/data"
-  "$python" -m alignstack.cli train "$method" --config "recipes/embedded/$stage.yaml"
+  "$python" -m alignstack train "$method" --config "recipes/embedded/$stage.yaml"
 done
 rm -f "$assets"/*.onnx "$assets"/tokenizer.json
 for stage in helpful aligned; do

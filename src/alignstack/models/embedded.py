@@ -31,6 +31,8 @@ RUNTIME = "1"
 PENALTY, WINDOW = 1.1, 48
 """Logits of the last `WINDOW` generated tokens are divided (positive) or multiplied (negative) by `PENALTY`, which
 stops a small model from looping (Keskar et al. 2019). The prompt is exempt: copying its words is wanted."""
+COLDEST = 1e-3
+"""Temperatures below it are greedy: dividing by them would overflow or round to the same thing."""
 RESERVE = 96
 """Tokens of the context that a long prompt leaves free for the answer."""
 CHARS_PER_TOKEN = 16
@@ -52,9 +54,9 @@ class Embedded:
 
         use: str = "embedded"
         checkpoint: str = "aligned"
-        temperature: float | None = Field(None, ge=0)
+        temperature: float | None = Field(default=None, ge=0)
         """Used in place of the request's."""
-        max_tokens: int | None = Field(None, ge=1)
+        max_tokens: int | None = Field(default=None, ge=1)
         """Upper bound on the request's."""
 
     def __init__(self, config: Config, *, base: Path = Path()) -> None:
@@ -293,7 +295,7 @@ class _Sampler:
         if recent:
             seen = np.unique(recent)
             logits[seen] = np.where(logits[seen] > 0, logits[seen] / PENALTY, logits[seen] * PENALTY)
-        if self.temperature == 0:
+        if self.temperature < COLDEST:
             return int(logits.argmax())
         return self._draw(logits / self.temperature)
 
@@ -322,5 +324,9 @@ def _answer(model: Model, prompt: Prompt, sampler: _Sampler, limit: int) -> Iter
             logits, past = model.step([token], past)
     if waiting:
         yield Delta(text=decoder.decode(b"", final=True), tokens=waiting)
-    reason = "length" if len(out) >= limit else "stop"
-    yield Finish(reason=reason, input_tokens=prompt.length, output_tokens=len(out), truncated=prompt.truncated)
+    yield Finish(
+        reason="length" if len(out) >= limit else "stop",
+        input_tokens=prompt.length,
+        output_tokens=len(out),
+        truncated=prompt.truncated,
+    )

@@ -173,7 +173,7 @@ class Graph:
 
     def frequencies(self) -> np.ndarray:
         """Rotary embedding (Su et al. 2021): theta^(-2i/d)."""
-        theta = self.config.rope_parameters["rope_theta"]
+        theta = float(self.config.rope_parameters["rope_theta"])
         return 1.0 / theta ** (np.arange(0, self.size, 2, dtype=np.float64) / self.size)
 
     def rotary(self, x: str) -> str:
@@ -208,7 +208,19 @@ class Graph:
         return self.linear(self.op("Mul", swish, up), f"{at}.down_proj.weight")
 
 
-if __name__ == "__main__":
-    import sys
+def main() -> None:
+    """`python -m alignstack.training.export CHECKPOINT OUT`."""
+    import argparse
 
-    print(run(Path(sys.argv[1]), Path(sys.argv[2])))
+    parser = argparse.ArgumentParser(description="Write a checkpoint as an ONNX file for `use: embedded`.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    try:
+        print(run(args.checkpoint, args.out))
+    except DataError as error:
+        parser.exit(DataError.exit_code, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

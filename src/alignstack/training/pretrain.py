@@ -33,7 +33,7 @@ class Source(Strict):
 class Shape(Strict):
     """Llama architecture; embeddings are tied."""
 
-    vocab: int = Field(4096, ge=300)
+    vocab: int = Field(default=4096, ge=300)
     hidden: int = 256
     layers: int = 6
     heads: int = 8
@@ -48,7 +48,7 @@ class Pretrain(Strict):
     out: RecipePath
     seed: int = 0
     sources: list[Source] = Field(min_length=1)
-    length: int = Field(256, ge=16)
+    length: int = Field(default=256, ge=16)
     """Tokens in a packed sequence."""
     model: Shape = Shape()
     optimiser: trainer.Optimiser = trainer.Optimiser()

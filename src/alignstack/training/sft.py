@@ -21,7 +21,7 @@ class SFT(Strict):
     data: list[RecipePath] = Field(min_length=1)
     """JSONL files of `{"messages": [{"role", "content"}, …]}`; the last turn is the assistant's."""
     seed: int = 0
-    max_length: int = Field(512, ge=16)
+    max_length: int = Field(default=512, ge=16)
     """Tokens; longer conversations are cut at the end."""
     optimiser: trainer.Optimiser = trainer.Optimiser(learning_rate=5e-4)
 

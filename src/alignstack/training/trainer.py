@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 class Optimiser(Strict):
     """The hyper-parameters a recipe may set."""
 
-    batch: int = Field(16, ge=1)
+    batch: int = Field(default=16, ge=1)
     """Sequences a step."""
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup: int = Field(50, ge=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup: int = Field(default=50, ge=0)
     """Steps."""
-    weight_decay: float = Field(0.1, ge=0)
-    epochs: float = Field(1.0, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    epochs: float = Field(default=1.0, gt=0)
     compile: bool = False
     """torch.compile: a fifth faster on long runs with one sequence length, needs a C compiler."""
 
