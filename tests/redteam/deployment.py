@@ -5,6 +5,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -100,7 +101,11 @@ def main() -> None:
     parser.add_argument("--die-after", type=int, default=10**9)
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--disk", type=int, help="bytes that one file may have")
     args = parser.parse_args()
+    if args.disk:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (args.disk, args.disk))
     deployment = stack(args.folder)
     if args.slow:
         deployment = replace(deployment, model=Slow(deployment.model))

@@ -181,6 +181,15 @@ def test_interrupt_leaves_whole_records_and_a_run_that_can_be_resumed(tmp_path: 
     assert len(run_audit(tmp_path, resume=True).records()) == 48
 
 
+def test_disk_that_is_full_ends_the_audit_and_what_was_finished_is_kept(tmp_path: Path) -> None:
+    full = audit_elsewhere(tmp_path, "--disk", "70000")
+    assert full.returncode == 1
+    assert full.stderr.rstrip().splitlines()[-1].endswith("File too large; `--resume` goes on")
+    kept = Run(tmp_path / "run").done()
+    assert 0 < len(kept) < 48
+    assert len(run_audit(tmp_path, resume=True).records()) == 48
+
+
 def test_concurrency_changes_nothing_but_time(tmp_path: Path) -> None:
     one = run_audit(tmp_path / "a", concurrency=1)
     many = run_audit(tmp_path / "b", concurrency=20)

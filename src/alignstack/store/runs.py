@@ -10,8 +10,9 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Literal, get_args
 
 from alignstack.core.errors import DataError, NotFound
 from alignstack.core.grid import Manifest, Record
@@ -31,7 +32,7 @@ class Run:
         self.folder = Path(folder)
         self.manifest: Manifest = decode(MANIFEST, _read(self.folder, MANIFEST_FILE), f"{folder}/{MANIFEST_FILE}")
         self._order = {name: place for place, name in enumerate(_ids(self.folder))}
-        self._writer: BinaryIO | None = None
+        self._writer: FileIO | None = None
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest, items: Sequence[str] = ()) -> "Run":
@@ -92,11 +93,15 @@ class Run:
         return {record.id for record in self.records() if answered(record)}
 
     def append(self, record: Record) -> None:
-        """On disk when this returns. Raises DataError when another process is writing to the run."""
+        """On disk when this returns. Raises DataError when another process is writing to the run, OSError when the disk
+        takes no more."""
         writer = self._writer or self._open()
-        writer.write(encode(RECORD, record).encode() + b"\n")
-        writer.flush()
-        os.fsync(writer.fileno())
+        try:
+            _write_all(writer, encode(RECORD, record).encode() + b"\n")
+            os.fsync(writer.fileno())
+        except OSError:
+            self.close()  # half a line may be there; opening again cuts it off
+            raise
 
     def close(self) -> None:
         """Give up the right to write; the next `append` asks for it again."""
@@ -104,8 +109,8 @@ class Run:
             self._writer.close()
             self._writer = None
 
-    def _open(self) -> BinaryIO:
-        file = (self.folder / RESULTS_FILE).open("ab+")
+    def _open(self) -> FileIO:
+        file = (self.folder / RESULTS_FILE).open("ab+", buffering=0)
         if not _locked(file):
             file.close()
             raise DataError(f"another audit is writing to {str(self.folder)!r}; let it finish, or use another folder")
@@ -163,6 +168,11 @@ def _write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def _write_all(file: FileIO, data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
+
+
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
@@ -171,7 +181,7 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _locked(file: BinaryIO) -> bool:
+def _locked(file: FileIO) -> bool:
     """Take the file for this process until it ends, however it ends; where locks are unknown, trust the user."""
     try:
         import fcntl
