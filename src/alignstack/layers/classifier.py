@@ -202,7 +202,8 @@ class ClassifierConfig(BaseModel):
 
 
 class Classifier:
-    """Score = probability of harm, of the most harmful reading; hazard = the likeliest one."""
+    """Score = probability of harm of the most harmful reading, lowered when it is most like a hazard that this layer
+    does not cover; hazard = the likeliest one that it covers."""
 
     Config = ClassifierConfig
 
@@ -216,12 +217,13 @@ class Classifier:
         policy: Policy,
         base: Path = Path(),
     ) -> None:
-        self._model = _model(config, name, base)
-        _valid(config, name, phase, hazards, self._model.labels[1:])
-        covered = frozenset(self._model.labels[1:]) & (policy.covered(name) if hazards is None else hazards)
-        self._config = config
+        self._config, self._model = config, _model(config, name, base)
+        known = self._model.labels[1:]
+        _valid(config, name, phase, hazards, known)
         self._actions: dict[str, Action] = {
-            hazard: policy.action(hazard, name) if hazard in covered else "allow" for hazard in self._model.labels[1:]
+            hazard: policy.action(hazard, name)
+            for hazard in known
+            if hazard in policy.covered(name) and (hazards is None or hazard in hazards)
         }
         self.info = LayerInfo(
             name=name,
@@ -229,10 +231,12 @@ class Classifier:
             phases=(phase or "request",),
             kind="veto",
             version=digest("classifier", self._model.sha256, config.model_dump(mode="json"), self._actions),
-            scope=Scope(hazards=covered, max_chars=MAX_CHARS),
+            scope=Scope(hazards=frozenset(self._actions), max_chars=MAX_CHARS),
         )
 
     async def check(self, view: View) -> Verdict:
+        if not self._actions:
+            return Verdict(action="abstain", reason="the policy gives this layer no hazard to act on")
         if not view.text.strip():
             return Verdict(action="abstain", reason="nothing to read")
         if len(view.text) < LONG:
@@ -241,14 +245,12 @@ class Classifier:
 
     def _judge(self, found: dict[str, float]) -> Verdict:
         harm = found.pop("harmful")
-        hazard = max(found, key=found.__getitem__)
+        hazard = max(self._actions, key=found.__getitem__)
+        score = harm * found[hazard] / max(found.values())
         limit = self._config.per_hazard.get(hazard, self._config.threshold)
-        action = self._actions[hazard]
-        if action == "allow":
-            return Verdict(action="allow", hazard=hazard, categories=found, reason=f"{hazard} is not covered here")
-        acts = action if harm >= limit else "allow"
-        reason = f"probability of harm {harm:.2f}, most like {hazard}"
-        return Verdict(action=acts, score=harm, threshold=limit, hazard=hazard, categories=found, reason=reason)
+        action = self._actions[hazard] if score >= limit else "allow"
+        reason = f"probability of harm {harm:.2f}, most like {max(found, key=found.__getitem__)}"
+        return Verdict(action=action, score=score, threshold=limit, hazard=hazard, categories=found, reason=reason)
 
 
 def _model(config: ClassifierConfig, name: str, base: Path) -> Linear:
