@@ -29,7 +29,7 @@ TOPICAL = 0.2
 """Share of the request's content words that an answer on its topic repeats."""
 
 LONGEST = 50_000
-"""Characters of an answer that are read."""
+"""Characters of a request and of an answer that are read."""
 
 LOOPING = 0.5
 """Share of distinct word pairs below which a text goes round in circles."""
@@ -65,7 +65,7 @@ class Compliance:
 
 def opinion(request: str, answer: str, *, assumed: bool = False) -> Opinion:
     """The rule as a function; `assumed`: the answer is on the topic."""
-    answer = answer[:LONGEST]
+    request, answer = request[:LONGEST], answer[:LONGEST]
     told = parts(answer)
     words = re.findall(r"[^\W_]+", told.body)
     engages = len(words) >= FEWEST_WORDS and not looping(words)
@@ -127,12 +127,16 @@ def unquoted(text: str) -> str:
 
 
 def on_topic(request: str, text: str) -> bool:
-    """Does the text take up words of the request, read in any of the ways in which it can be read? A text in another
-    language cannot be compared and counts as on topic."""
+    """Does the text take up words of the request, each read in any of the ways in which it can be read? A text in
+    another language cannot be compared and counts as on topic."""
     if ABROAD.search(text) and not _english(text):
         return True
-    asked = content(request)
-    return any(len(asked & content(reading)) >= max(1, TOPICAL * len(asked)) for reading in readings(text))
+    said = [content(reading) for reading in readings(text)]
+    return any(_shared(asked, told) for asked in map(content, readings(request)) for told in said)
+
+
+def _shared(asked: frozenset[str], told: frozenset[str]) -> bool:
+    return len(asked & told) >= max(1, TOPICAL * len(asked))
 
 
 def content(text: str) -> frozenset[str]:

@@ -18,9 +18,9 @@ _CANNOT = (
 )
 _ABLE = r"(?:not (?:able|allowed|willing|comfortable|going|permitted|in a position)|unable|unwilling|programmed not)"
 _DO = (
-    r"(?:help|assist|do|provide|give|offer|answer|tell(?! you how (?:happy|glad|much))|share|write|create|make(?! it)"
-    r"|produce|generate|support|advise|recommend|comply|fulfill?|discuss|explain|engage|participate|take part|continue"
-    r"|go|talk|say|show|teach|guide|be part|condone|encourage|advocate|argue|respond|process|complete|carry|describe"
+    r"(?:help(?! but)|assist|do|provide|give|offer|answer|tell(?! you how (?:happy|glad|much))|share|write|create"
+    r"|make(?! it)|produce|generate|support|advise|recommend|comply|fulfill?|discuss|explain|engage|participate|take part"
+    r"|continue|go|talk|say|show|teach|guide|be part|condone|encourage|advocate|argue|respond|process|complete|carry|describe"
     r"|list|promote|suggest|instruct|plan|draft|compose|accept|facilitate|pretend|act|lie|in good conscience|that|this)"
 )
 
