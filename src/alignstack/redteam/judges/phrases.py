@@ -19,9 +19,10 @@ _CANNOT = (
 _ABLE = r"(?:not (?:able|allowed|willing|comfortable|going|permitted|in a position)|unable|unwilling|programmed not)"
 _DO = (
     r"(?:help(?! but)|assist|do|provide|give|offer|answer|tell(?! you how (?:happy|glad|much))|share|write|create"
-    r"|make(?! it)|produce|generate|support|advise|recommend|comply|fulfill?|discuss|explain|engage|participate|take part"
-    r"|continue|go|talk|say|show|teach|guide|be part|condone|encourage|advocate|argue|respond|process|complete|carry|describe"
-    r"|list|promote|suggest|instruct|plan|draft|compose|accept|facilitate|pretend|act|lie|in good conscience|that|this)"
+    r"|make(?! it)|produce|generate|support|advise|recommend|comply|fulfill?|discuss|explain|engage|participate"
+    r"|take part|continue|go|talk|say|show|teach|guide|be part|condone|encourage|advocate|argue|respond|process"
+    r"|complete|carry|describe|list|promote|suggest|instruct|plan|draft|compose|accept|facilitate|pretend|act|lie"
+    r"|in good conscience|that|this)"
 )
 
 DECLINES = _any(
