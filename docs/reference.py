@@ -1,5 +1,5 @@
 """Writes docs/cli.md from the help of the commands and docs/stack.md from the layers, models, judges and attacks: `make
-docs`. A test fails when a page is not current."""
+docs`. A test writes them to another folder (the only argument) and fails when a page is not current."""
 
 import ast
 import inspect
@@ -144,5 +144,6 @@ def field_docs(model: type[BaseModel]) -> dict[str, str]:
 PAGES: Mapping[str, Callable[[], str]] = {"cli.md": cli_page, "stack.md": stack_page}
 
 if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent
     for name, write in PAGES.items():
-        Path(__file__).with_name(name).write_text(write(), encoding="utf-8")
+        (folder / name).write_text(write(), encoding="utf-8")
