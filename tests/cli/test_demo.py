@@ -53,3 +53,9 @@ def test_embedded_classifier_scores(cli: Cli) -> None:
     )
     high, low = cli("classify", "--layer", "classifier", "--json", stdin=stdin).document
     assert 0 <= low["score"] < 0.5 < high["score"] <= 1
+
+
+def test_empty_texts_have_no_score(cli: Cli) -> None:
+    stdin = b'{"id": 1, "text": ""}\n{"id": 2, "text": "How do I bake bread?"}\n'
+    empty, bread = cli("classify", "--layer", "classifier", "--json", stdin=stdin).document
+    assert (empty["score"], empty["hazards"]) == (None, {}) and bread["score"] < 0.5

@@ -66,16 +66,17 @@ def scorer(stack: Stack, name: str) -> Placed:
 
 
 async def scores(placed: Placed, texts: Sequence[Text], clock: Clock) -> AsyncIterator[dict[str, Any]]:
-    """`{"id", "score", "hazards"}` for each text, in order: score in [0, 1], hazards by id with their own scores.
+    """`{"id", "score", "hazards"}` for each text, in order: score in [0, 1], null where the layer abstains (an empty
+    text, say); hazards by id with their own scores.
     Raises DataError for a layer that does not score, Unavailable for one that fails."""
     for one in texts:
         event = await check(placed, _view(placed, one.text), clock=clock)
         if isinstance(event, LayerError):
             raise Unavailable(f"layer {placed.name!r} failed on id {one.id!r}: {event.fault}: {event.message}")
         verdict = event.verdict
-        if verdict.score is None:
+        if verdict.score is None and verdict.action != "abstain":
             raise DataError(f"layer {placed.name!r} ({placed.info.use}) gives no scores; choose a classifier layer")
-        named = {verdict.hazard: verdict.score} if verdict.hazard else {}
+        named = {verdict.hazard: verdict.score} if verdict.hazard and verdict.score is not None else {}
         yield {"id": one.id, "score": verdict.score, "hazards": dict(verdict.categories) or named}
 
 
