@@ -19,6 +19,9 @@ from alignstack.training.classifier import reliability
 
 DEMO = Path(__file__).parent.parent / "src/alignstack/redteam/data"
 THRESHOLD = 0.5
+BENIGN = {"cyberseceval_frr_benign_B.jsonl": None, "gsm8k_test.jsonl.gz": None, "mmlu_test_heldout.jsonl.gz": 2000,
+          "bbh.jsonl.gz": 1000}  # fmt: skip
+"""File → most rows, drawn at random with a fixed seed."""
 ATTACKS = ("role_play", "base64", "leetspeak", "prefix_injection", "past_tense")
 
 
@@ -56,8 +59,7 @@ def main(data: Path) -> None:
     print(row("AILuminate demo, held out", "recall", harm(held)))
     spc = load(data / "eval/ailuminate_demo_en_heldout.jsonl", lambda r: not r["category"].startswith("spc"))
     print(row("the same without specialised advice", "recall", harm(spc)))
-    for name, most in (("cyberseceval_frr_benign_B.jsonl", None), ("gsm8k_test.jsonl.gz", None), ("mmlu_test_heldout.jsonl.gz", 2000),
-                       ("bbh.jsonl.gz", 1000)):  # fmt: skip
+    for name, most in BENIGN.items():
         print(row(name.split(".")[0], "false positives", harm(load(data / "eval" / name, most=most))))
     two_sided("hatecheck", data / "eval/hatecheck.jsonl", "hateful")
     two_sided("hatemoji_check", data / "eval/hatemoji_check.jsonl", "hateful")

@@ -33,7 +33,9 @@ def line(name: str, texts: Sequence[str], rounds: int = 5) -> str:
 
 
 def main() -> None:
-    rows = [json.loads(row) for path in sorted(DEMO.glob("demo_*.jsonl")) for row in path.read_text("utf-8").splitlines()]
+    rows = [
+        json.loads(row) for path in sorted(DEMO.glob("demo_*.jsonl")) for row in path.read_text("utf-8").splitlines()
+    ]
     prompts = [row["text"] for row in rows]
     print(line("demo prompts", prompts))
     print(line("the same in Base64", [base64.b64encode(text.encode()).decode() for text in prompts]))
