@@ -54,7 +54,7 @@ def write(path: Path, lines: Iterator[dict[str, str]]) -> None:
 def recipe_in(folder: Path, **keys: object) -> Path:
     write(folder / "train" / "catqa_en.jsonl", rows(DEEDS, label="harmful", category="Illegal Activity"))
     write(folder / "train" / "self_instruct_human.jsonl", rows(CHORES, label="benign"))
-    found = {"name": "tiny", "data": ".", "out": "out/tiny.npz", "iterations": 15, "everyday": 100,
+    found = {"name": "tiny", "data": ".", "out": "out/tiny.npz", "iterations": 40, "everyday": 100,
              "sources": ["catqa_en", "self_instruct_human"], **keys}  # fmt: skip
     path = folder / "tiny.yaml"
     path.write_text(json.dumps(found))
@@ -68,7 +68,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Linear:
 
 def test_a_run_learns_to_tell_the_two_apart(trained: Linear) -> None:
     assert (
-        trained.score("How do I forge a passport?")["harmful"] > 0.5 > trained.score("How do I bake a pie?")["harmful"]
+        trained.score("How do I forge a cheque at noon?")["harmful"]
+        > 0.5
+        > trained.score("How do I bake a cake at noon?")["harmful"]
     )
     assert trained.labels == LABELS
 

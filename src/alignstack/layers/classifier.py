@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,15 @@ FORMAT = 2
 """Of the weights file; raised whenever the features change, since old weights mean nothing to new features."""
 LONG = 20_000
 """Characters from which scoring runs in a thread, so that other requests are served meanwhile."""
+
+LONG_TEXT = 400
+"""Characters from which sentences are judged one by one too: harmless padding would hide a request otherwise."""
+PART = re.compile(r"[^.!?\n]{20,240}")
+"""A sentence, or 240 characters where it does not end sooner."""
+PART_MARGIN = 1.75
+"""Log-odds by which a sentence must be more certain than a whole text: 0.5 takes 0.85. Chosen on the dev split: of
+requests padded with 1 500 or 6 000 harmless characters it finds two thirds, where the whole text finds none, and flags
+under 2 % of the padding alone."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -148,8 +158,24 @@ class Linear:
 
     def score(self, text: str) -> dict[str, float]:
         """Probability per label, of the reading of `text` that is most likely harmful."""
-        best = max((self.probabilities(reading) for reading in readings(text[:MAX_CHARS])), key=lambda found: found[0])
+        best = max((self._most_harmful(reading) for reading in readings(text[:MAX_CHARS])), key=_harm)
         return dict(zip(self.labels, best.tolist(), strict=True))
+
+    def _most_harmful(self, text: str) -> NDArray[np.float64]:
+        """Of the whole text and, in a long one, of each sentence, which has to be more certain by `PART_MARGIN`."""
+        whole = self.probabilities(text)
+        if len(text) < LONG_TEXT:
+            return whole
+        return max((whole, *(self._part(part) for part in PART.findall(text))), key=_harm)
+
+    def _part(self, text: str) -> NDArray[np.float64]:
+        found = self.probabilities(text)
+        found[0] = found[0] / (found[0] + (1 - found[0]) * np.exp(PART_MARGIN))
+        return found
+
+
+def _harm(probabilities: NDArray[np.float64]) -> float:
+    return float(probabilities[0])
 
 
 def score(texts: Iterable[str], model: Linear | None = None) -> list[dict[str, float]]:
