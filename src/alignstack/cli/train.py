@@ -67,7 +67,7 @@ def classifier(config: Path, as_json: bool) -> None:
     Example:
       alignstack train classifier --config recipes/classifier.yaml
     """
-    needs_extra("torch")
+    needs_extra("scipy", "sklearn")
     from alignstack.training.classifier import run
 
     report("classifier", run, config, as_json)
