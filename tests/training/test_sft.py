@@ -38,11 +38,11 @@ def test_loss_is_on_the_assistants_tokens_only(folder: Path, base: Path) -> None
     ids = tokenizer("the cat and a dog", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         before = float(model(input_ids=ids, labels=ids).loss)
-    settings = trainer.Optimiser(batch=8, learning_rate=1e-3, warmup=1)
+    settings = trainer.Optimiser(batch=8, learning_rate=3e-3, warmup=1)
     trainer.sft(model, tokenizer, [{"messages": rows}] * 64, settings, 0, 48)
     with torch.no_grad():
         after = float(model(input_ids=ids, labels=ids).loss)
-    assert after > before - 0.2  # were the request trained on, eight steps on one text would cut its loss by far more
+    assert after > before - 0.2  # trained on as an answer, the same text's loss falls by 0.7
 
 
 def test_lineage_names_parent_data_and_recipe(folder: Path, base: Path, helpful: Path) -> None:
