@@ -10,7 +10,7 @@ from alignstack.redteam.plan import plan
 from alignstack.store.runs import Run
 
 ATTACKS = ("role_play", "base64", "leetspeak", "prefix_injection", "past_tense")
-"""Each harmful prompt is asked as it is and under one of these, in turn."""
+"""Every other harmful prompt is asked under one of these, in turn; the others as they are."""
 
 
 async def measure(stack: Stack, out: Path, *, limit: int | None, clock: Clock, progress: Progress) -> Run:

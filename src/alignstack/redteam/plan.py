@@ -1,5 +1,6 @@
 """What an audit asks: items by attacks by draws, in a fixed order."""
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -43,18 +44,17 @@ def find_attacks(names: Sequence[str]) -> dict[str, Attack]:
 def plan(
     items: Sequence[Item], attacks: Sequence[str] = (), *, seed: int = 0, draws: int = 1, rotate: bool = False
 ) -> list[Attempt]:
-    """Every item as it is, each harmful one also under every attack, or with `rotate` under one attack each, in turn,
-    which bounds the time. Items that their suite marks as attacked are left alone, benign ones are never attacked.
-    Raises DataError when two attempts would share an id."""
+    """Every item as it is, each harmful one also under every attack. With `rotate` every item once: of the harmful ones
+    every other as it is, those between under one attack each, in turn, which bounds the time. Items that their suite
+    marks as attacked are left alone, benign ones are never attacked. Raises DataError when two attempts would share an
+    id."""
     functions = find_attacks(attacks)
+    turns = itertools.cycle([[name] for attack in functions for name in ("none", attack)])
     asked: list[Item] = []
-    turn = 0
     for item in items:
-        asked.append(item)
-        if item.label == "harmful" and item.attack == "none" and functions:
-            names = [attacks[turn % len(attacks)]] if rotate else list(functions)
-            turn += 1
-            asked += [attacked(item, name, functions[name], seed) for name in names]
+        harmful = item.label == "harmful" and item.attack == "none" and bool(functions)
+        names = ["none"] if not harmful else next(turns) if rotate else ["none", *functions]
+        asked += [item if name == "none" else attacked(item, name, functions[name], seed) for name in names]
     attempts = [_attempt(item, draw, seed) for item in asked for draw in range(draws)]
     _distinct(attempts)
     return attempts
