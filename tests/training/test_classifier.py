@@ -67,11 +67,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Linear:
 
 
 def test_a_run_learns_to_tell_the_two_apart(trained: Linear) -> None:
-    assert (
-        trained.score("How do I forge a cheque at noon?")["harmful"]
-        > 0.5
-        > trained.score("How do I bake a cake at noon?")["harmful"]
+    harm, calm = (
+        [trained.score(f"How do I {deed} at noon?")["harmful"] for deed in found] for found in (DEEDS, CHORES)
     )
+    assert sum(harm) / len(harm) > sum(calm) / len(calm) + 0.2
     assert trained.labels == LABELS
 
 

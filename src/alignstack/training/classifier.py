@@ -47,7 +47,7 @@ class ClassifierRecipe(Strict):
     everyday: int = Field(default=3000, ge=0)
     """Ordinary requests made from the project's own templates."""
     seed: int = 0
-    regularisation: float = Field(default=4.0, gt=0)
+    regularisation: float = Field(default=8.0, gt=0)
     """Inverse strength C of the L2 penalty; chosen on the dev split."""
     iterations: int = Field(default=200, ge=1)
     """At most so many L-BFGS steps a label."""
@@ -147,7 +147,8 @@ def log_count_ratio(x: csr_matrix, y: NDArray[np.bool_], weights: NDArray[np.flo
     seen = x.copy()
     seen.data = np.ones_like(seen.data)
     positive, negative = 1 + seen.T @ (weights * y), 1 + seen.T @ (weights * ~y)
-    return np.log(positive / positive.sum() * (negative.sum() / negative))
+    ratio: NDArray[np.float64] = np.log(positive / positive.sum() * (negative.sum() / negative))
+    return ratio
 
 
 def platt(logits: NDArray[np.float64], y: NDArray[np.bool_], weights: NDArray[np.float64]) -> tuple[float, float]:

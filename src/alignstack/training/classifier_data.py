@@ -35,7 +35,7 @@ class Row:
     cluster: str = ""
     split: Split = "train"
     form: str = "plain"
-    """`plain`, `everyday`, `attack`, `answer`, `refusal` or `about`."""
+    """`plain`, `everyday`, `statement`, `attack`, `answer`, `refusal` or `about`."""
 
 
 # ---------------------------------------------------------------- the sets
@@ -122,6 +122,8 @@ class Source:
     """Rows kept of each of the two classes, so that no set outweighs the others."""
     weight: float = 1.0
     folder: str = "train"
+    form: str = "plain"
+    """`statement`: no requests, so that attacks and answers make no sense of it."""
 
 
 SOURCES: dict[str, Source] = {
@@ -133,11 +135,17 @@ SOURCES: dict[str, Source] = {
     "advbench": Source(read=_harmful),
     "tdc2023": Source(read=_harmful),
     "gptfuzz_questions": Source(read=_harmful),
-    "openai_moderation_A": Source(read=_moderation),
-    "hatemoji_build": Source(read=_either(_is("hte", "hateful"), _benign_if("non-hateful")), most=1500, weight=0.5),
-    "davidson_hate": Source(read=_either(_is("hte", "hate"), _benign_if("neither")), most=600, weight=0.5),
-    "edos_sexism": Source(read=_either(_by_category(SEXISM), _benign_if("not sexist")), most=2000, weight=0.5),
-    "surge_toxicity": Source(read=_benign_if("not_toxic"), weight=0.5),
+    "openai_moderation_A": Source(read=_moderation, form="statement"),
+    "hatemoji_build": Source(
+        read=_either(_is("hte", "hateful"), _benign_if("non-hateful")), most=1500, weight=0.5, form="statement"
+    ),
+    "davidson_hate": Source(
+        read=_either(_is("hte", "hate"), _benign_if("neither")), most=600, weight=0.5, form="statement"
+    ),
+    "edos_sexism": Source(
+        read=_either(_by_category(SEXISM), _benign_if("not sexist")), most=2000, weight=0.5, form="statement"
+    ),
+    "surge_toxicity": Source(read=_benign_if("not_toxic"), weight=0.5, form="statement"),
     "cyberseceval_interpreter": Source(read=_is("ncr"), most=200, weight=0.5),
     "inthewild_jailbreaks_A": Source(read=_is("jailbreak")),
     "self_reminder_itw": Source(read=_is("jailbreak")),
@@ -156,13 +164,17 @@ SOURCES: dict[str, Source] = {
     "mtbench_vicunabench_A": Source(read=_benign, weight=2.0),
     "oasst_prompts": Source(read=_benign, weight=2.0),
     "bipia_attacks_train": Source(read=_benign),
-    "sms_spam": Source(read=_benign_if("ham"), most=1500, weight=0.5),
+    "sms_spam": Source(read=_benign_if("ham"), most=1500, weight=0.5, form="statement"),
     "dialogue_taskmaster": Source(read=_benign, folder="pretrain", most=2500),
-    "docs_powershell": Source(read=_benign, folder="pretrain", most=1200),
-    "docs_rustbook": Source(read=_benign, folder="pretrain", most=600),
+    "docs_powershell": Source(read=_benign, folder="pretrain", most=1200, form="statement"),
+    "docs_rustbook": Source(read=_benign, folder="pretrain", most=600, form="statement"),
     "pd_misc": Source(read=_benign, folder="pretrain", most=5000),
 }
 """docs/classifier.md lists their licences. Share-alike sets are left out on purpose."""
+
+
+ANSWERED = ("gpteacher", "self_instruct_human", "oasst_prompts", "gsm8k_train")
+"""Sets whose own answers are harmless answers to learn from."""
 
 
 def read_source(name: str, data: Path, rng: random.Random) -> tuple[list[Row], Path]:
@@ -180,6 +192,7 @@ def read_source(name: str, data: Path, rng: random.Random) -> tuple[list[Row], P
             hazards=found[1],
             source=name,
             weight=source.weight * (0.4 if found[1] == ADVICE else 1),
+            form=source.form,
         )
         for raw in corpus.rows(path)
         if (found := source.read(raw)) is not None
@@ -227,6 +240,9 @@ def texts(name: str, raw: dict[str, Any], rng: random.Random) -> Iterator[str]:
         yield re.split(r"\nA\. ", raw["text"])[0]
     else:
         yield raw["text"]
+        replies = [turn["content"] for turn in raw.get("messages", ()) if turn["role"] == "assistant"]
+        if name in ANSWERED and replies and rng.random() < 0.3:
+            yield replies[0]
 
 
 def contrast() -> list[Row]:
@@ -425,21 +441,21 @@ def about(row: Row, rng: random.Random) -> Row | None:
     return replace(row, text=text, harmful=False, hazards=frozenset(), form="about", weight=0.3)
 
 
+ATTACK_ALONE = (frozenset({"jailbreak"}), frozenset({"prompt_injection"}))
+
+
 def augmented(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
     """The rows and their other forms; a form keeps its row's split."""
     refusals = [hazard.refusal for hazard in load_policy(None).hazards.values()]
     for row in rows:
         yield row
-        if (
-            len(row.text) > 450
-            or row.form not in ("plain", "everyday")
-            or row.hazards in ({"jailbreak"}, {"prompt_injection"})
-        ):
+        if len(row.text) > 450 or row.form not in ("plain", "everyday") or row.hazards in ATTACK_ALONE:
             continue
-        if rng.random() < (0.6 if row.harmful else 0.25):
+        if row.harmful or rng.random() < 0.3:
             yield attacked(row, rng)
-        if rng.random() < (0.9 if row.harmful else 0.4):
-            yield answered(row, rng)
+        for _ in range(2 if row.harmful else 1):
+            if row.harmful or rng.random() < 0.4:
+                yield answered(row, rng)
         if row.harmful and rng.random() < 0.4:
             yield declined(row, refusals, rng)
         if row.harmful and rng.random() < 0.5 and (made := about(row, rng)):
