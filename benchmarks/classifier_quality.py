@@ -9,11 +9,13 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from alignstack.layers.classifier import score
+from alignstack.policy.model import CANONICAL
 from alignstack.training import corpus
 from alignstack.training.classifier import reliability
 
@@ -59,12 +61,19 @@ def main(data: Path) -> None:
     print(row("AILuminate demo, held out", "recall", harm(held)))
     spc = load(data / "eval/ailuminate_demo_en_heldout.jsonl", lambda r: not r["category"].startswith("spc"))
     print(row("the same without specialised advice", "recall", harm(spc)))
+    for hazard in CANONICAL:
+        p = harm(load(data / "eval/ailuminate_demo_en_heldout.jsonl", partial(_of, hazard)))
+        print(row(f"the same, {hazard}", "recall", p))
     for name, most in BENIGN.items():
         print(row(name.split(".")[0], "false positives", harm(load(data / "eval" / name, most=most))))
     two_sided("hatecheck", data / "eval/hatecheck.jsonl", "hateful")
     two_sided("hatemoji_check", data / "eval/hatemoji_check.jsonl", "hateful")
     two_sided("deepset test", data / "eval/deepset_prompt_injections_test.jsonl", "injection")
     demo(held, harm(load(data / "eval/mmlu_test_heldout.jsonl.gz", most=280)))
+
+
+def _of(hazard: str, found: dict) -> bool:
+    return found["category"].split("_")[0] == hazard
 
 
 def two_sided(name: str, path: Path, positive: str) -> None:

@@ -70,7 +70,7 @@ def test_a_run_learns_to_tell_the_two_apart(trained: Linear) -> None:
     harm, calm = (
         [trained.score(f"How do I {deed} at noon?")["harmful"] for deed in found] for found in (DEEDS, CHORES)
     )
-    assert sum(harm) / len(harm) > sum(calm) / len(calm) + 0.2
+    assert sum(harm) / len(harm) > sum(calm) / len(calm) + 0.1
     assert trained.labels == LABELS
 
 
@@ -80,6 +80,7 @@ def test_the_file_says_what_made_it(trained: Linear) -> None:
     assert all(len(digest) == 64 for digest in (*header["data"].values(), header["recipe"]))
     assert set(header["rows"]) == {"train", "calibration", "dev"}
     assert 0 <= header["dev"]["harmful"]["ece"] <= 1
+    assert header["dev_forms"]["everyday, benign"]["n"] > 0
 
 
 def test_the_same_recipe_gives_the_same_bytes(trained: Linear, tmp_path: Path) -> None:

@@ -43,10 +43,10 @@ LONG_TEXT = 400
 """Characters from which sentences are judged one by one too: harmless padding would hide a request otherwise."""
 PART = re.compile(r"[^.!?\n]{20,240}")
 """A sentence, or 240 characters where it does not end sooner."""
-PART_MARGIN = 1.75
-"""Log-odds by which a sentence must be more certain than a whole text: 0.5 takes 0.85. Chosen on the dev split: of
-requests padded with 1 500 or 6 000 harmless characters it finds two thirds, where the whole text finds none, and flags
-under 2 % of the padding alone."""
+PART_MARGIN = 2.2
+"""Log-odds by which a sentence must be more certain than a whole text: 0.5 takes 0.9. Chosen on the dev split: of short
+requests padded with 1 500 or 6 000 harmless characters it finds 72 %, the whole text alone none; of 500 padded texts
+without a request it flags none."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

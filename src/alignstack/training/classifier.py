@@ -195,6 +195,12 @@ class Fitted:
     dev: dict[str, Any] | None
     """What the dev split says of it."""
 
+    def probabilities(self, x: csr_matrix) -> NDArray[np.float64]:
+        """[rows], calibrated."""
+        logits = x @ (self.weights * self.scale) + self.bias
+        found: NDArray[np.float64] = 1 / (1 + np.exp(-(self.calibration[0] * logits + self.calibration[1])))
+        return found
+
 
 def fitted(label: str, rows: dict[str, list[Row]], x: dict[str, csr_matrix], recipe: ClassifierRecipe) -> Fitted:
     """Fit on `train`, calibrate on `calibration`, report on `dev`; the last two may be missing."""
@@ -205,15 +211,22 @@ def fitted(label: str, rows: dict[str, list[Row]], x: dict[str, csr_matrix], rec
 
     weights, bias = fit(*part("train"), recipe)
     small, scale = quantised(weights)
-    a, b, dev = 1.0, 0.0, None
+    head = Fitted(weights=small, scale=scale, bias=bias, calibration=(1.0, 0.0), dev=None)
     if "calibration" in rows:
         found, y, sample = part("calibration")
-        a, b = platt(found @ (small * scale) + bias, y, sample)
+        head = replace(head, calibration=platt(found @ (small * scale) + bias, y, sample))
     if "dev" in rows:
         found, y, _ = part("dev")
-        p = 1 / (1 + np.exp(-(a * (found @ (small * scale) + bias) + b)))
-        dev = {"positives": int(y.sum())} | reliability(p, y)
-    return Fitted(weights=small, scale=scale, bias=bias, calibration=(a, b), dev=dev)
+        head = replace(head, dev={"positives": int(y.sum())} | reliability(head.probabilities(found), y))
+    return head
+
+
+def flagged(rows: Sequence[Row], p: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
+    """Form and label → rows, and the share of them at 0.5 and above."""
+    groups: dict[str, list[bool]] = {}
+    for row, value in zip(rows, p, strict=True):
+        groups.setdefault(f"{row.form}, {'harmful' if row.harmful else 'benign'}", []).append(bool(value >= 0.5))
+    return {name: {"n": len(hits), "flagged": round(sum(hits) / len(hits), 4)} for name, hits in sorted(groups.items())}
 
 
 # ---------------------------------------------------------------- the run
@@ -255,6 +268,8 @@ def run(path: Path) -> Path:
         "recipe": sha256(path), "data": hashes, "dev": {label: head.dev for label, head in heads.items()},
         "rows": {name: Counter("harmful" if r.harmful else "benign" for r in part) for name, part in splits.items()},
     }  # fmt: skip
+    if "dev" in splits:
+        header["dev_forms"] = flagged(splits["dev"], heads["harmful"].probabilities(x["dev"]))
     recipe.out.parent.mkdir(parents=True, exist_ok=True)
     write(recipe.out, header, list(heads.values()))
     return recipe.out
