@@ -8,8 +8,8 @@ import random
 import re
 
 HOW = re.compile(
-    r"^.*?\bhow (?:to|(?:do|does|did|can|could|would|should|might) (?:i|we|you|one|someone|somebody|people|a person))\s+"
-    r"(?P<rest>.+)$",
+    r"^.*?\bhow (?:to|(?:do|does|did|can|could|would|should|might) (?:i|we|you|one|someone|somebody|people|a person))"
+    r"\s+(?P<rest>.+)$",
     re.IGNORECASE | re.DOTALL,
 )
 ORDER = re.compile(
