@@ -34,9 +34,8 @@ OUT = Path(__file__).parent.parent / "src/alignstack/redteam/data"
 
 
 def read(path: Path) -> list[dict]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as lines:
-        return [json.loads(line) for line in lines]
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in raw.decode("utf-8").splitlines()]
 
 
 def draw(rows: list[dict], n: int, salt: str) -> list[dict]:

@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from alignstack.attribution.attribute import attribute
-from alignstack.core.messages import user
 from alignstack.engine.config import load_stack
 from alignstack.engine.run import run
 from alignstack.redteam.audit import audit

@@ -1,4 +1,4 @@
-"""Every deployment in `examples/failures` fails in the way its folder is named after, and `why` says so with evidence."""
+"""Every deployment in `examples/failures` fails in the way it is named after, and `why` shows it with evidence."""
 
 from pathlib import Path
 

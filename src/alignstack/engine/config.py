@@ -15,7 +15,7 @@ from alignstack.core.judge import Judge
 from alignstack.core.layer import Layer, LayerInfo, Scope
 from alignstack.core.ports import ModelClient, Sampling
 from alignstack.engine import registry
-from alignstack.engine.keys import JudgeKeys, LayerKeys, ModelKeys, ReferenceKeys, StackKeys
+from alignstack.engine.keys import JudgeKeys, LayerKeys, ModelKeys, StackKeys
 from alignstack.engine.stack import WEIGHTS, Placed, Stack, in_order
 from alignstack.policy import Policy
 from alignstack.policy.strict import expand_env, join, load_yaml, problems
