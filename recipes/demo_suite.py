@@ -35,7 +35,7 @@ OUT = Path(__file__).parent.parent / "src/alignstack/redteam/data"
 
 def read(path: Path) -> list[dict]:
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return [json.loads(line) for line in raw.decode("utf-8").splitlines()]
+    return [json.loads(line) for line in raw.splitlines()]
 
 
 def draw(rows: list[dict], n: int, salt: str) -> list[dict]:

@@ -9,7 +9,7 @@ NOT_VERBS = frozenset(
     those each every any anyone some someone one all both and but for from with within without about into upon
     over under most more much many such other another nothing something everything himself herself itself myself
     yourself themselves according statement let is are was were if has have had there here not only by at on of
-    as an a i it he we they my me us two three four five poor old little young great good others bed whatever""".split()  # noqa: SIM905
+    as an a i it he we they my me us two three four five poor old little young great good others bed whatever""".split()
 )
 """First words that make a phrase no request."""
 

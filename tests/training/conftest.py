@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-WORDS = "the cat and a dog went to see some bread with tea near old house how do i bake find sure here is".split()  # noqa: SIM905
+WORDS = "the cat and a dog went to see some bread with tea near old house how do i bake find sure here is".split()
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> Path:

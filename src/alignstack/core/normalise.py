@@ -107,7 +107,7 @@ COMMON = frozenset(
     """about all an and any are as at be been but by can could do does for from get give go had has have he her him his
     how if in into is it its just know like make me more my no not of on one or our out over people say she should so
     some step tell than that the their them then there they this to up us use want was way we were what when where which
-    who why will with without would write you your create explain help instructions describe someone""".split()  # noqa: SIM905
+    who why will with without would write you your create explain help instructions describe someone""".split()
 )  # function words and the verbs of requests; chosen by hand
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
