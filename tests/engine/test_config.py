@@ -116,6 +116,29 @@ def test_missing_variables_are_named(tmp_path: Path) -> None:
     assert "'NO_SUCH_NAME'" in problems(tmp_path, "model: {use: scripted, default: '${NO_SUCH_NAME}'}")["model.default"]
 
 
+def test_a_missing_variable_is_the_problem_and_not_what_its_place_looks_like_without_it(tmp_path: Path) -> None:
+    text = "model: {use: openai_http, base_url: '${NO_HOST}${NO_PORT}', model: m}\nlayer: []\n"
+    with pytest.raises(ConfigError) as caught:
+        load_stack(write(tmp_path, text))
+    assert [str(problem).partition(": ")[2] for problem in caught.value.problems] == [
+        "model.base_url: environment variable 'NO_HOST' is not set; set it, or write ${NO_HOST:-default}",
+        "model.base_url: environment variable 'NO_PORT' is not set; set it, or write ${NO_PORT:-default}",
+        "layer: unknown key; did you mean 'layers'?",
+    ]
+
+
+def test_a_judge_that_is_no_mapping_is_reported_in_plain_words(tmp_path: Path) -> None:
+    assert problems(tmp_path, "model: {use: scripted}\njudge: 3\nrace: perhaps\n") == {
+        "judge": "should be a mapping (`key: value` lines)",
+        "race": "should be a boolean, true or false",
+    }
+
+
+def test_an_empty_list_of_patterns_is_reported_in_plain_words(tmp_path: Path) -> None:
+    text = "model: {use: scripted}\nlayers: [{use: keyword, patterns: []}]\n"
+    assert problems(tmp_path, text) == {"layers[0].patterns": "should not be empty"}
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"\xff\xfe\x00", b"model: [", b"- 1\n- 2", b"just text", b"model: {use: scripted}\nmodel: 1", b"\x00"],

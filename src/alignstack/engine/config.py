@@ -36,8 +36,8 @@ def load_stack(path: Path | str | None = None) -> Stack:
     written = load_yaml(file)
     loading = _Loading(file=BUILTIN_SOURCE if builtin else str(file), base=file.resolve().parent)
     stack = loading.stack(written)
-    if stack is None or loading.problems:
-        raise ConfigError(list({problem.where: problem for problem in loading.problems}.values()))
+    if stack is None or loading.problems or loading.unset:
+        raise ConfigError(loading.distinct())
     source = BUILTIN_SOURCE if builtin else str(file.resolve())
     return replace(stack, source=source, config=written, fingerprint=_fingerprint(stack, written))
 
@@ -68,6 +68,13 @@ class _Loading:
     file: str
     base: Path
     problems: list[Problem] = field(default_factory=list)
+    unset: list[Problem] = field(default_factory=list)
+    """Variables that the environment lacks. What else is wrong with the values they stand in follows from that."""
+
+    def distinct(self) -> list[Problem]:
+        """One problem a place, of several the last, which knows most."""
+        last = {problem.where: problem for problem in self.problems}
+        return [*self.unset, *(last[where] for where in last if where not in {one.where for one in self.unset})]
 
     def stack(self, written: Any) -> Stack | None:
         data = self._expanded(written)
@@ -105,7 +112,7 @@ class _Loading:
         try:
             return expand_env(written, self.file)
         except ConfigError as error:
-            self.problems += error.problems
+            self.unset += error.problems
             return written
 
     def _keys(self, model: type[K], data: Any, at: str, known: Iterable[str]) -> K | None:

@@ -176,11 +176,16 @@ def _locate(model: type[BaseModel], detail: ErrorDetails, at: str) -> tuple[str,
     for step in detail["loc"]:
         parents = [kind for kind in here if isinstance(kind, type) and issubclass(kind, BaseModel)]
         below = [child for kind in here for child in _children(kind, step)]
-        if not below and step != unknown:
+        if step != unknown and (not below or _is_member_name(step)):
             continue  # the name of a union member or of a validator: not something the user wrote
         parent = next((kind for kind in parents if step in _keys(kind)), parents[0] if parents else None)
         at, here = join(at, step), below
     return at, parent
+
+
+def _is_member_name(step: str | int) -> bool:
+    """`dict[str,any]`, `tuple[int, ...]`: how pydantic calls a member of a union."""
+    return isinstance(step, str) and re.fullmatch(r"(dict|list|tuple|set|frozenset)\[.*\]", step) is not None
 
 
 def _children(kind: Any, step: str | int) -> Iterator[Any]:
@@ -227,6 +232,10 @@ def _plain(detail: ErrorDetails, parent: type[BaseModel] | None) -> str:
         return "should be a list"
     if kind in ("string_type", "string_sub_type"):
         return "should be text; put it in quotes"
+    if kind in ("bool_type", "bool_parsing"):
+        return "should be a boolean, true or false"
+    if kind == "too_short":
+        return "should not be empty" if (detail.get("ctx") or {}).get("min_length") == 1 else "has too few entries"
     if kind == "literal_error":
         return _literal(detail)
     if kind == "string_pattern_mismatch" and detail["loc"][-1:] == ("[key]",):
