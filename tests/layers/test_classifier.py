@@ -174,9 +174,12 @@ def test_all_wrong_names_are_reported_with_the_nearest() -> None:
 def test_a_weights_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no weights")
     (tmp_path / "cut.npz").write_bytes(EMBEDDED.read_bytes()[:1000])
-    for name in ("absent.npz", "text.npz", "cut.npz", "."):
-        with pytest.raises(ConfigError, match="layer 'in': model"):
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "spoilt.npz").write_bytes(EMBEDDED.read_bytes().replace(b"\x00" * 4, b"\xff" * 4))
+    for name in ("absent.npz", "text.npz", "cut.npz", "array.npy", "spoilt.npz", "."):
+        with pytest.raises(ConfigError, match="layer 'in': model") as caught:
             layer(model=name, base=tmp_path)
+        assert "pickle" not in str(caught.value) and "Errno" not in str(caught.value)
 
 
 async def test_a_copy_of_the_weights_gives_the_same_scores(tmp_path: Path) -> None:

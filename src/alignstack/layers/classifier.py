@@ -13,6 +13,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -204,8 +205,10 @@ def load(path: Path) -> Linear:
             header = json.loads(file["header"].tobytes())
     except FileNotFoundError:
         raise DataError(f"classifier {str(path)!r} does not exist; `embedded` is the built-in one") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{str(path)!r} is no classifier of `alignstack train classifier`: {error}") from None
+    except OSError as error:
+        raise DataError(f"classifier {str(path)!r} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
+        raise DataError(f"{str(path)!r} is no weights file of `alignstack train classifier`, or damaged") from None
     if header.get("format") != FORMAT:
         raise DataError(f"{str(path)!r} was made by another version of alignstack; train it again")
     return Linear(labels=tuple(header["labels"]), header=header, sha256=hashlib.sha256(raw).hexdigest(), **arrays)
