@@ -118,6 +118,14 @@ async def test_an_answer_arrives_piece_by_piece_with_usage_and_cost() -> None:
     assert (seen["top_k"], "seed" in seen, seen["key"]) == (5, False, "Bearer k")
 
 
+@pytest.mark.parametrize("count", ["true", "9" * 400, "-1", "1e400", "null"])
+async def test_token_counts_that_cannot_be_are_not_believed(count: str) -> None:
+    usage = b'data: {"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": %s}}\n\n' % count.encode()
+    async with raw_server(head(), chunk("Hi"), chunk(finish="stop"), usage) as url:
+        got = await items(model(url, output_price=1e6))
+    assert got == [Delta(text="Hi"), Finish(reason="stop", input_tokens=2, output_tokens=1, cost=1.0)]
+
+
 async def test_a_server_that_does_not_stream_is_understood() -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         choice = {"message": {"content": "Hello"}, "finish_reason": "stop"}

@@ -28,6 +28,8 @@ MAX_EVENT = 2**20
 """Bytes of one line of the stream."""
 MAX_ERROR = 2**16
 """Bytes read of the body of an error."""
+MAX_COUNT = 10**9
+"""Tokens; a server that reports more is not believed."""
 MAX_EXCERPT = 250
 """Characters of an error that are passed on."""
 RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
@@ -404,7 +406,7 @@ class _State:
 
     def _count(self, name: str, otherwise: int) -> int:
         value = self.usage.get(name)
-        return value if isinstance(value, int) and value >= 0 else otherwise
+        return value if type(value) is int and 0 <= value <= MAX_COUNT else otherwise
 
 
 def _reason(text: object) -> Literal["stop", "length", "content_filter"]:
