@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from alignstack.core.events import OutcomeEvent, RequestEvent
+from alignstack.core.events import ModelEvent, OutcomeEvent, RequestEvent
 from alignstack.core.messages import user
 from alignstack.core.trace import Trace
 from alignstack.engine.cascade import Step
@@ -43,6 +43,17 @@ def shown(steps: list[Step], width: int = 100) -> str:
     out = io.StringIO()
     show(steps, trace, Console(file=out, width=width))
     return out.getvalue()
+
+
+def test_why_there_was_no_answer_is_said_in_full() -> None:
+    why = "model server 'http://127.0.0.1:8000/v1' answered HTTP 401: " + "the key is not known; " * 8 + "ask for one"
+    silent = ModelEvent(
+        model="m", version="1", input_sha256="", messages=user("x"), text="", finish="unavailable", message=why
+    )
+    trace = Trace(id="t-1", stack="f", events=(silent, OutcomeEvent(status="unavailable", delivered="")))
+    out = io.StringIO()
+    show([weights(text="", reason=why)], trace, Console(file=out, width=500))
+    assert f"unavailable: {why}" in " ".join(out.getvalue().split())
 
 
 @pytest.mark.parametrize(

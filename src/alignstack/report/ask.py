@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from alignstack.core.events import ModelEvent
 from alignstack.core.trace import Trace
 from alignstack.engine.cascade import Step
 from alignstack.report.escape import cell, excerpt, visible
@@ -80,7 +81,7 @@ def _reply(trace: Trace) -> Padding:
     if end is None:
         return Padding(Text("The request did not finish.", style=HARM), (0, 1, 1, 1))
     style = {"delivered": HEAD, "blocked": GOOD, "cut": COST, "unavailable": HARM}[end.status]
-    said = excerpt(end.delivered, 2000) or "(nothing)"
+    said = excerpt(end.delivered, 2000) or _why_nothing(trace)
     return Padding(Text.assemble((f"{end.status}: ", style), said), (0, 1, 1, 1))
 
 
@@ -100,6 +101,12 @@ def _spoke(step: Step, would: bool) -> str:
     if not step.text:
         return f"gives no answer: {excerpt(step.reason, SAID)}" if step.reason else "gives no answer"
     return f"{'would say' if would else 'says'}: “{excerpt(step.text, SAID)}”"
+
+
+def _why_nothing(trace: Trace) -> str:
+    """The table has room for the beginning of a fault only."""
+    silent = [e for e in trace.events if isinstance(e, ModelEvent) and e.finish == "unavailable"]
+    return excerpt(silent[-1].message, 2000) if silent else "(nothing)"
 
 
 def _verb(step: Step, would: bool) -> str:
