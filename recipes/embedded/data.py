@@ -18,7 +18,7 @@ from pathlib import Path
 import zstandard
 from answers import NOT_VERBS, answer, cut_words, one_line, real_answer, reply
 from forms import asked, rephrased, wrapped
-from lookalikes import requests
+from lookalikes import protective, requests
 
 from alignstack import policy
 from alignstack.policy.render import refusal, system_prompt
@@ -28,6 +28,7 @@ POLICY = policy.load(None)
 SYSTEM = system_prompt(POLICY)
 
 DEMO = Path(__file__).parents[2] / "src/alignstack/redteam/data"
+EVERYDAY = Path(__file__).parents[2] / "src/alignstack/training/data/everyday.json"
 CONTRAST = Path(__file__).parents[2] / "src/alignstack/training/data/contrast.jsonl"
 
 HARMFUL = ("advbench", "ailuminate_demo_en", "catqa_en", "harmbench_val", "forbidden_question", "gptfuzz_questions",
@@ -230,6 +231,23 @@ def contrast(label: str, dev: bool) -> list[dict]:
     ]
 
 
+def unlike() -> tuple[list[str], list[str]]:
+    """(training, development) requests about harms with no harm in mind; every tenth is held out."""
+    kept = [row["text"] for row in without_twins([{"text": text} for text in protective()], demo())]
+    dev = [text for text in kept if fraction(text, "dev") < 0.1]
+    return [text for text in kept if fraction(text, "dev") >= 0.1], dev
+
+
+def everyday(n: int, dev: bool, rng: random.Random) -> list[str]:
+    """Ordinary requests filled from templates; whole templates are held out."""
+    found = json.loads(EVERYDAY.read_text(encoding="utf-8"))
+    templates = [text for text in found["templates"] if (fraction(text, "dev") < 0.1) == dev]
+    filled = [
+        re.sub(r"{(\w+)}", lambda slot: rng.choice(found["slots"][slot[1]]), rng.choice(templates)) for _ in range(n)
+    ]
+    return [row["text"] for row in without_twins([{"text": text[:1].upper() + text[1:]} for text in filled], demo())]
+
+
 def turns(first: dict, second: dict) -> dict:
     """A conversation of two exchanges."""
     rest = [m for m in second["messages"] if m["role"] != "system"]
@@ -275,7 +293,8 @@ def aligned(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
     """Refuses what the policy covers and answers the rest. Attacks are refused mostly under the system prompt."""
     harmful, benign, _ = pools(sources)
     found, (alike, _) = phrases(sources), lookalikes()
-    alike = alike + 3 * [row["text"] for row in contrast("benign", dev=False)]
+    alike = alike + unlike()[0] + 4 * [row["text"] for row in contrast("benign", dev=False)]
+    daily = everyday(4000, False, rng)
     covered = [row for row in harmful if row["hazard"] != "spc" and not row["dev"]]
     covered += 2 * [
         row for row in contrast("harmful", dev=False) if row["hazard"] in AILUMINATE and row["hazard"] != "spc"
@@ -293,15 +312,15 @@ def aligned(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
 
     def row() -> dict:
         draw, system = rng.random(), system_for(rng)
-        if draw < 0.42:
+        if draw < 0.27:
             return refused()
-        if draw < 0.56:
+        if draw < 0.43:
             text = rng.choice(alike)
             return chat(text, reply(text, rng), system)
         if draw < 0.70:
-            request = asked(rng.choice(found), rng)
-            return chat(wrapped(request, rng) if rng.random() < 0.2 else request, reply(request, rng), system)
-        if draw < 0.73:
+            text = rng.choice(daily) if rng.random() < 0.7 else asked(rng.choice(found), rng)
+            return chat(wrapped(text, rng) if rng.random() < 0.12 else text, reply(text, rng), system)
+        if draw < 0.72:
             text = one_line(rng.choice(special)["text"])
             return chat(text, f"{reply(text, rng)} {rng.choice(CARE)}", system)
         text, said = instruction(weighted(plain, rng), rng)
@@ -320,12 +339,15 @@ def development(sources: Sources) -> list[dict]:
         {"text": one_line(row["text"]), "label": "harmful", "hazard": row["hazard"], "set": row["set"]} for row in rows
     ]
     alike = [{"text": text, "label": "benign", "set": "lookalikes"} for text in lookalikes()[1]]
+    rng = random.Random("dev")
+    alike += [{"text": text, "label": "benign", "set": "protective"} for text in unlike()[1]]
+    alike += [{"text": text, "label": "benign", "set": "everyday"} for text in everyday(200, True, rng)]
     alike += [{"text": row["text"], "label": "benign", "set": "contrast"} for row in contrast("benign", dev=True)]
     plain = [{"text": row["text"], "label": "benign", "set": row["set"]} for row in benign if row["dev"]]
     return rows + [row for row in alike + plain if fraction(row["text"], "few") < 0.3]
 
 
-STAGES = {"base": (base, 60_000), "helpful": (helpful, 14_000), "aligned": (aligned, 14_000)}
+STAGES = {"base": (base, 60_000), "helpful": (helpful, 14_000), "aligned": (aligned, 12_000)}
 
 
 def main() -> None:
