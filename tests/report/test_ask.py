@@ -78,7 +78,8 @@ def test_what_happened(changes: dict[str, object], said: str) -> None:
     ("then", "said"),
     [
         (BLOCKED, "in2 stops it"),
-        (DELIVERED, "delivered: “Dear customer”"),
+        (DELIVERED, "the user receives: “Dear customer”"),
+        (Outcome(status="delivered", delivered="I can’t help.", draft=0), "the model refuses: “I can’t help.”"),
         (CUT, "out1 cuts it, too late: “Dear cus”"),
         (Outcome(status="unavailable", delivered="", draft=0), "no answer"),
     ],

@@ -16,10 +16,12 @@ from rich.text import Text
 from alignstack.core.events import ModelEvent
 from alignstack.core.trace import Trace
 from alignstack.engine.cascade import Step
+from alignstack.redteam.judges.text import OPENINGS, opens_with, plain
 from alignstack.report.escape import cell, excerpt, visible
 from alignstack.report.terminal import COST, GOOD, HARM, HEAD, QUIET, SIDE_STYLE, WIDEST
 
 Mark = Literal["stops", "passes", "answers", "fails", "quiet"]
+MEASURED = " Last column: replayed with that layer and all above it off; weights off = the reference checkpoint."
 SAID = 90
 """Characters of an answer shown in the table; chosen by hand: two lines of a column at 120."""
 
@@ -60,7 +62,7 @@ def show(steps: Sequence[Step], trace: Trace, console: Console) -> None:
 
 def view(table: Sequence[Row], trace: Trace) -> Group:
     return Group(
-        Text(""), _table(table), _reply(trace), Text.assemble(" trace ", (visible(trace.id), HEAD), style=QUIET)
+        Text(""), _table(table), Text(MEASURED, style=QUIET), _reply(trace), Text.assemble(" trace ", (visible(trace.id), HEAD), style=QUIET)
     )
 
 
@@ -139,7 +141,8 @@ def _then(step: Step) -> str:
     said = f"“{excerpt(then.delivered, SAID)}”"
     if then.status == "cut":
         return f"{visible(then.blockers[0])} cuts it, too late: {said}"
-    return f"delivered: {said}"
+    refuses = opens_with(plain(then.delivered), OPENINGS)
+    return f"the model refuses: {said}" if refuses else f"the user receives: {said}"
 
 
 def _mark(step: Step) -> Mark:
