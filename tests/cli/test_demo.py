@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from alignstack.redteam.suites import PHISHING
 from tests.cli.conftest import Cli, Ended
 
 LAYERS = ["rate_limit", "keyword", "classifier", "system_prompt", "model", "output_classifier"]
@@ -45,6 +46,24 @@ def test_built_in_stack_answers(cli: Cli) -> None:
     asked = cli("ask", "What is the capital of France?", "--json").document
     assert [step["layer"] for step in asked["steps"]] == LAYERS
     assert asked["status"] == "delivered" and asked["reply"]
+
+
+def test_the_table_in_the_readme_is_what_is_measured(cli: Cli) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in readme.splitlines() if line.startswith("| `")
+    ]
+    shown = {layer.strip("`"): last for layer, _, last in rows}
+    asked = cli("ask", PHISHING, "--json").document
+    assert list(shown) == [step["layer"] for step in asked["steps"]]
+    for step in asked["steps"]:
+        then = step["then"]
+        stops = (
+            f"`{then['blockers'][0]}` stops it"
+            if then["status"] == "blocked"
+            else f"delivered: “{then['delivered'][:15]}"
+        )
+        assert shown[step["layer"]].startswith(stops)
 
 
 def test_embedded_classifier_scores(cli: Cli) -> None:
