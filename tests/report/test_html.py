@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001 (dashes and minus signs as print has them)
+
 
 import base64
 import hashlib

@@ -1,6 +1,6 @@
 """How numbers and names are written, the same in every rendering."""
 
-# ruff: noqa: RUF001, RUF002 (dashes and minus signs as print has them)
+
 
 from collections.abc import Mapping
 from typing import Any
