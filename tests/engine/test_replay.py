@@ -106,6 +106,15 @@ async def test_a_recorded_fault_stays_unless_the_layer_is_asked_again() -> None:
     assert (await replay(trace, built, again=frozenset({"in"}), clock=CLOCK)).outcome.status == "blocked"
 
 
+async def test_a_model_that_gave_no_answer_is_asked_again_on_request() -> None:
+    silent, well = says("x", fails_after=0), says("fine")
+    trace = await traced(stack(Rule("in", allow), model=silent))
+    built = stack(Rule("in", allow), model=well)
+    assert (await replay(trace, built, clock=CLOCK)).outcome.status == "unavailable"
+    again = await replay(trace, built, again=frozenset({"model"}), clock=CLOCK)
+    assert (again.outcome.status, again.outcome.delivered) == ("delivered", "fine")
+
+
 async def test_a_limit_is_never_charged_by_a_replay() -> None:
     limit = Rule("limit", lambda v: Verdict(action="abstain" if v.audit else "allow"), stateful=True)
     built = stack(limit)
@@ -126,7 +135,12 @@ async def test_a_cut_stream_replayed_without_the_layer_that_cut_it_is_delivered(
 async def test_names_that_are_not_there_are_named() -> None:
     built = stack(Rule("in", allow))
     trace = await traced(built)
-    for change in ({"off": frozenset({"inn"})}, {"shadow": frozenset({"inn"})}, {"thresholds": {"in": 0.5}}):
+    for change in (
+        {"off": frozenset({"inn"})},
+        {"shadow": frozenset({"inn"})},
+        {"shadow": frozenset({"model"})},
+        {"thresholds": {"in": 0.5}},
+    ):
         with pytest.raises(NotFound):
             await replay(trace, built, clock=CLOCK, **change)
 

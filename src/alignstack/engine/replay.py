@@ -35,14 +35,15 @@ async def replay(
     memo: Memo | None = None,
 ) -> Trace:
     """What would have happened with layers off or in shadow, thresholds moved, or the reference in place of the
-    weights. Layers in `again` are asked again although the record has their answer (after a fault, say). Raises
-    NotFound for names that are no layers (or have no threshold), ConfigError for weights without a reference."""
+    weights. Layers in `again`, the model included, are asked again although the record has their answer (after a fault,
+    say). Raises NotFound for names that are no layers (or have no threshold, or cannot be in shadow), ConfigError for
+    weights without a reference."""
     moved = dict(thresholds or {})
-    _check_names(stack, shadow | again, moved)
+    _check_names(stack, shadow, again, moved)
     memo = Memo() if memo is None else memo
     recall = _Recall(trace, again, moved, memo)
     streamed = _streamed(trace, stack)
-    drafts = {} if streamed else _drafts(trace)
+    drafts = {} if streamed or WEIGHTS in again else _drafts(trace)
     changed = replace(
         stack,
         layers=tuple(replace(p, mode="shadow") if p.name in shadow else p for p in stack.layers),
@@ -94,10 +95,13 @@ def with_threshold(verdict: Verdict, threshold: float | None) -> Verdict:
     return replace(verdict, action="block" if flagged else "allow", threshold=threshold)
 
 
-def _check_names(stack: Stack, names: frozenset[str], thresholds: Mapping[str, float]) -> None:
-    for name in sorted(names):
+def _check_names(stack: Stack, shadow: frozenset[str], again: frozenset[str], thresholds: Mapping[str, float]) -> None:
+    for name in sorted(shadow | again):
         if stack.placed(name) is None:
             raise NotFound("layer", name, [placed.name for placed in stack.layers])
+    if WEIGHTS in shadow:  # there is no answer without them
+        guards = [placed.name for placed in stack.layers if placed.layer is not None]
+        raise NotFound("layer that can be in shadow", WEIGHTS, guards)
     movable = [placed.name for placed in stack.layers if placed.threshold is not None]
     for name in sorted(thresholds):
         if name not in movable:
