@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001 (dashes and minus signs as print has them)
+
 from copy import deepcopy
 
 from alignstack.report import sentences
@@ -9,6 +9,12 @@ def test_the_headline_holds_both_directions(report: Report) -> None:
     text = sentences.headline(report)
     assert f"of {report['asr']['n']} harmful requests got through" in text
     assert f"of {report['over_refusal']['n']} benign ones" in text
+
+
+def test_one_benign_request_was_refused_or_not(report: Report) -> None:
+    one = deepcopy(report)
+    one["over_refusal"] |= {"value": 0.0, "n": 1}
+    assert sentences.headline(one).endswith("0 of 1 benign one was refused")
 
 
 def test_the_summary_compares_with_less(report: Report) -> None:

@@ -50,6 +50,10 @@ def test_hostile_text_stays_text(report: Report) -> None:
     for item in failures(hostile):
         item["request"] = item["attack"] = HOSTILE
     hostile["notes"], hostile["provenance"]["stack_source"] = [HOSTILE], HOSTILE
+    for layer in hostile["layers"]:
+        layer["name"] += HOSTILE
+    for one in hostile["comparisons"]:
+        one["layer"] += HOSTILE
     text = shown(hostile, 120)
     assert "[bold]" in text and "\\x1b[31m" in text
     assert not {"\x1b", "\u202e", "\x07"} & set(text)

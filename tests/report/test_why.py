@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001 (dashes and minus signs as print has them)
+
 
 import io
 
@@ -86,7 +86,15 @@ def test_an_outcome_that_varies_says_so() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_hostile_text_stays_text(width: int) -> None:
     text = shown(
-        item(id=HOSTILE, request=HOSTILE, answer=HOSTILE, evidence=[{"change": HOSTILE, "outcome": HOSTILE}]), width
+        item(
+            id=HOSTILE,
+            hazard=HOSTILE,
+            attack=HOSTILE,
+            request=HOSTILE,
+            answer=HOSTILE,
+            evidence=[{"change": HOSTILE, "outcome": HOSTILE}],
+        ),
+        width,
     )
     assert "[bold]" in text and not {"\x1b", "\u202e", "\x07"} & set(text)
     assert max(map(len, text.splitlines())) <= width

@@ -254,7 +254,8 @@ def _about(label: str, n: int, behaviours: int) -> list[str]:
     if n == 0:
         return [f"There are no {label} items: nothing can be said about them."]
     if behaviours < FEW_BEHAVIOURS:
-        return [f"Only {behaviours} {label} behaviours: bootstrap intervals are too narrow below {FEW_BEHAVIOURS}."]
+        noun = "behaviour" if behaviours == 1 else "behaviours"
+        return [f"Only {behaviours} {label} {noun}: bootstrap intervals are too narrow below {FEW_BEHAVIOURS}."]
     if behaviours < n:
         return [f"{n} {label} items come from {behaviours} behaviours: the clustered intervals are the honest ones."]
     return []

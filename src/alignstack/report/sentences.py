@@ -1,6 +1,6 @@
 """What the numbers of a report say, in words: the same sentences on the terminal and on the page."""
 
-# ruff: noqa: RUF001, RUF002 (dashes and minus signs as print has them)
+
 
 import shlex
 from collections import Counter
@@ -19,7 +19,7 @@ def headline(report: Report) -> str:
     refused = round(benign["value"] * benign["n"])
     return (
         f"{through:,} of {plural(harmful['n'], 'harmful request')} got through, "
-        f"{refused:,} of {plural(benign['n'], 'benign one')} {'was' if refused == 1 else 'were'} refused"
+        f"{refused:,} of {plural(benign['n'], 'benign one')} {'was' if 1 in (refused, benign['n']) else 'were'} refused"
     )
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from alignstack.report import sentences
 from alignstack.report.document import alone, best_single, configuration, failures
-from alignstack.report.escape import cell
+from alignstack.report.escape import cell, visible
 from alignstack.report.schema import Configuration, Item, Layer, Rate, Report
 from alignstack.report.words import SIDES, plural, points, seconds, short_rate, signed_span, span
 
@@ -37,7 +37,7 @@ def view(report: Report, width: int) -> Group:
         _configurations(report, width),
         _title("Layers", "percentage points; l-o-o: what leaving it out would cost"),
         _layers(report, width),
-        Padding(Text(f"{sentences.comparison(report)} {sentences.common_mode(report)}".strip()), (1, 1, 0, 1)),
+        Padding(Text(visible(f"{sentences.comparison(report)} {sentences.common_mode(report)}".strip())), (1, 1, 0, 1)),
         *_diagnoses(report, width),
         *_failures(report, width),
         *_notes(report),

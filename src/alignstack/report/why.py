@@ -47,9 +47,12 @@ def stopped(item: Item) -> str:
 
 def _header(item: Item) -> Text:
     style = HARM if item["outcome"] in document.HARM else COST if item["diagnosis"] else GOOD
-    about = " · ".join(filter(None, (f"{item['label']} request", item["hazard"], item["attack"], visible(item["id"]))))
+    about = " · ".join(filter(None, (f"{item['label']} request", item["hazard"], item["attack"], item["id"])))
     return Text.assemble(
-        (f" {item['trace']}  ", HEAD), (about, QUIET), "\n\n ", (f"● {OUTCOMES[item['outcome']]}", f"bold {style}")
+        (f" {item['trace']}  ", HEAD),
+        (visible(about), QUIET),
+        "\n\n ",
+        (f"● {OUTCOMES[item['outcome']]}", f"bold {style}"),
     )
 
 
