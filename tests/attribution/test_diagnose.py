@@ -220,6 +220,15 @@ def test_a_benign_request_lost_to_a_fault_is_unavailable() -> None:
     assert (item.outcome, item.diagnosis, item.layer) == ("unavailable", "unavailable", "guard")
 
 
+def test_the_advice_about_a_silent_model_is_not_that_about_a_layer() -> None:
+    silent = record("x", "benign", drafts={OFF: "answer", ON: "unavailable"}, calls=[call("guard")])
+    down = record("y", "benign", drafts=ANSWERS, calls=[call("guard", None, fault="error", on_error="block")])
+    model, layer = attribute([silent, down], manifest(*BOTH), resamples=10).items
+    assert (model.outcome, layer.outcome) == ("unavailable", "unavailable")
+    assert "`alignstack audit --resume`" in model.fixes[0].text and "timeout_ms" not in model.fixes[0].text
+    assert layer.fixes[0].text.startswith("stack.yaml: layers[0]: a longer `timeout_ms`")
+
+
 def test_an_empty_answer_that_the_weights_always_give_is_unknown() -> None:
     blank = {OFF: "blank", ON: "blank"}
     item = first_item(record("x", "benign", drafts=blank, calls=[call("guard", score=0.1)]))

@@ -60,7 +60,7 @@ def _inference(failure: Failure) -> Fix | None:
         "late_cut": f"{line}check in smaller windows, or hold the answer until it has been checked",
         "policy_gap": f"add {failure.hazard!r} to the `hazards` of a layer; no layer covers it",
         "evidence_withheld": f"{line}let {failure.layer} see all of it: raise `max_chars`, or move it up",
-        "unavailable": f"{line or 'model: '}a longer `timeout_ms`, or `on_error: allow` if the other layers suffice",
+        "unavailable": _answering(failure, line),
         "sole_blocker": f"{line}{_raised(failure)}",
         "joint": f"{', '.join(failure.blockers)} all block this: each of them must change",
         "model_refused": "system prompt: say that requests like this one are welcome",
@@ -74,6 +74,14 @@ def _inference(failure: Failure) -> Fix | None:
     if failure.matrix.harmful[failure.item]:
         return _fix("inference", None, "no threshold of any layer reaches this request: it needs another layer")
     return None
+
+
+def _answering(failure: Failure, line: str) -> str:
+    if not failure.matrix.usable[failure.item]:
+        return (
+            "model: it gave no answer; mend its server, or give it longer, and `alignstack audit --resume` asks again"
+        )
+    return f"{line}a longer `timeout_ms`, or `on_error: allow` if the other layers suffice"
 
 
 def _raised(failure: Failure) -> str:
