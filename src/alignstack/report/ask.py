@@ -62,7 +62,11 @@ def show(steps: Sequence[Step], trace: Trace, console: Console) -> None:
 
 def view(table: Sequence[Row], trace: Trace) -> Group:
     return Group(
-        Text(""), _table(table), Text(MEASURED, style=QUIET), _reply(trace), Text.assemble(" trace ", (visible(trace.id), HEAD), style=QUIET)
+        Text(""),
+        _table(table),
+        Text(MEASURED, style=QUIET),
+        _reply(trace),
+        Text.assemble(" trace ", (visible(trace.id), HEAD), style=QUIET),
     )
 
 
