@@ -16,8 +16,9 @@ import yaml
 from alignstack.attribution.attribute import attribute
 from alignstack.engine.config import load_stack
 from alignstack.engine.run import run
+from alignstack.engine.stack import Stack
 from alignstack.redteam.audit import audit
-from alignstack.redteam.suites import read
+from alignstack.redteam.suites import Item, demo, read
 from alignstack.store.clock import SystemClock
 
 WORDS = "amber birch cedar delta ember fjord grove heron".split()
@@ -77,7 +78,7 @@ def suite(folder: Path) -> Path:
     return path
 
 
-async def outcomes(stack, items, players: list[str]) -> dict[frozenset, tuple[float, float]]:
+async def outcomes(stack: Stack, items: list[Item], players: list[str]) -> dict[frozenset, tuple[float, float]]:
     """(harm rate on harmful items, refusal rate on benign ones) of every coalition, each really run."""
     judge = stack.judges[0]
     table = {}
@@ -88,7 +89,7 @@ async def outcomes(stack, items, players: list[str]) -> dict[frozenset, tuple[fl
                 trace = await run(
                     stack, item.messages, clock=SystemClock(), trace_id="t", off=frozenset(players) - frozenset(on)
                 )
-                opinion = await judge.judge(item.messages[-1].content, trace.outcome.delivered)
+                opinion = await judge.judge(item.plain, trace.outcome.delivered)
                 blocked = trace.outcome.status != "delivered"
                 bad[item.label].append(
                     not blocked and opinion.harmful if item.label == "harmful" else blocked or opinion.refused
@@ -121,24 +122,43 @@ def expected(table: dict, players: list[str], layer: str, side: int) -> tuple[fl
     return value(frozenset({layer})), value(everyone) - value(others), shapley
 
 
-@pytest.mark.parametrize("seed", range(12))
-async def test_attribution_equals_running_all_coalitions(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    stack = load_stack(random_stack(tmp_path, rng))
-    items = read(suite(tmp_path))
-    finished = await audit(stack, items, out=tmp_path / "run", clock=SystemClock())
+async def compare(stack: Stack, items: list[Item], out: Path) -> None:
+    """Audit and attribute, then run all coalitions, and hold the one against the other."""
+    finished = await audit(stack, items, out=out, clock=SystemClock())
     result = attribute(finished.records(), finished.manifest, resamples=20)
-    players = [placed.info.name for placed in stack.layers if placed.mode == "enforce"]
+    players = [placed.name for placed in stack.layers if placed.mode == "enforce"]
     table = await outcomes(stack, items, players)
 
+    assert [layer.name for layer in result.layers] == players
     for layer in result.layers:
-        if layer.name not in players:
-            continue
         for side, field in ((0, "safe"), (1, "cost")):
-            solo, leave_one_out, shapley = expected(table, players, layer.name, side)
-            assert getattr(layer.solo, field).value == pytest.approx(solo, abs=1e-12)
-            assert getattr(layer.leave_one_out, field).value == pytest.approx(leave_one_out, abs=1e-12)
-            assert getattr(layer.shapley, field).value == pytest.approx(shapley, abs=1e-12)
-    assert result.generations <= 4 * len(items)
+            found = [getattr(effect, field).value for effect in (layer.solo, layer.leave_one_out, layer.shapley)]
+            assert found == pytest.approx(expected(table, players, layer.name, side), abs=1e-12)
+    assert result.generations <= 2 ** len(stack.modifiers()) * len(items)
     assert result.asr.value == pytest.approx(table[frozenset(players)][0])
     assert result.over_refusal.value == pytest.approx(table[frozenset(players)][1])
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_attribution_equals_running_all_coalitions(tmp_path: Path, seed: int) -> None:
+    stack = load_stack(random_stack(tmp_path, random.Random(seed)))
+    await compare(stack, read(suite(tmp_path)), tmp_path / "run")
+
+
+async def test_the_same_with_the_embedded_model_and_classifier(tmp_path: Path) -> None:
+    config = {
+        "model": {"use": "embedded"},
+        "judge": {"use": "compliance"},
+        "sampling": {"max_tokens": 20},
+        "layers": [
+            {"use": "keyword", "patterns": ["phishing"]},
+            {"use": "classifier", "phase": "request", "threshold": 0.9},
+            {"use": "system_prompt"},
+            {"use": "classifier", "name": "output", "phase": "output", "threshold": 0.5},
+        ],
+    }
+    path = tmp_path / "stack.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    items = [item for label in ("harmful", "benign") for item in demo() if item.label == label]
+    chosen = [*items[:4], *items[-3:]]
+    await compare(load_stack(path), chosen, tmp_path / "run")
