@@ -57,13 +57,14 @@ def test_the_table_in_the_readme_is_what_is_measured(cli: Cli) -> None:
     asked = cli("ask", PHISHING, "--json").document
     assert list(shown) == [step["layer"] for step in asked["steps"]]
     for step in asked["steps"]:
-        then = step["then"]
-        stops = (
-            f"`{then['blockers'][0]}` stops it"
-            if then["status"] == "blocked"
-            else f"delivered: “{then['delivered'][:15]}"
-        )
-        assert shown[step["layer"]].startswith(stops)
+        assert shown[step["layer"]].startswith(_follows(step["then"]))
+
+
+def _follows(then: dict) -> str:
+    if then["status"] == "blocked":
+        return f"`{then['blockers'][0]}` stops it"
+    refused = then["delivered"].startswith("I can't")
+    return f"{'the model refuses' if refused else 'the user receives'}: “{then['delivered'][:15]}"
 
 
 def test_embedded_classifier_scores(cli: Cli) -> None:

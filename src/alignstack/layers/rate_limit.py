@@ -113,6 +113,6 @@ def _limiter(storage: str, name: str) -> MovingWindowRateLimiter:
         # The address may hold a password: only its scheme is named.
         what = (
             f"cannot use a {storage.partition(':')[0]!r} storage ({type(error).__name__}); use memory://, or "
-            "redis://HOST:PORT with coredis installed (`pip install 'limits[async-redis]'`)"
+            "redis://HOST:PORT with coredis installed (`pip install 'alignstack[redis]'`)"
         )
         raise ConfigError([Problem(where=f"layer {name!r}: storage", what=what)]) from None
