@@ -1,5 +1,6 @@
 import gzip
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,22 @@ def test_truncated_gzip_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "s.jsonl.gz").write_bytes(gzip.compress(b'{"id": "a"}' * 500)[:-12])
     with pytest.raises(DataError, match="is not a whole"):
         suites.read(tmp_path / "s.jsonl.gz")
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.999])
+def test_truncated_zst_is_an_error_and_not_fewer_items(tmp_path: Path, kept: float) -> None:
+    rng = random.Random(0)
+    rows = [{"id": str(n), "text": f"{rng.random()}" * 9, "label": "benign"} for n in range(5000)]
+    whole = zstandard.compress(suite(tmp_path, *rows).read_bytes())
+    (tmp_path / "s.jsonl.zst").write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(DataError, match="is not a whole"):
+        suites.read(tmp_path / "s.jsonl.zst")
+
+
+def test_zst_frames_one_after_another_are_all_read(tmp_path: Path) -> None:
+    one, two = suite(tmp_path, GOOD).read_bytes(), suite(tmp_path, GOOD | {"id": "second"}).read_bytes()
+    (tmp_path / "s.jsonl.zst").write_bytes(zstandard.compress(one) + zstandard.compress(two))
+    assert [item.id for item in suites.read(tmp_path / "s.jsonl.zst")] == [GOOD["id"], "second"]
 
 
 def test_ids_shared_by_two_suites_are_an_error(tmp_path: Path) -> None:

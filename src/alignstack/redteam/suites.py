@@ -143,9 +143,21 @@ def _unpacked(path: Path) -> bytes:
         raise DataError(f"{path}: is not a whole {path.suffix} file ({error})") from None
 
 
+def _all_frames(raw: bytes) -> bytes:
+    """Raises EOFError for a file that was cut off, whose remaining items would otherwise be lost without a word."""
+    parts: list[bytes] = []
+    while raw:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        parts.append(frame.decompress(raw))
+        if not frame.eof:
+            raise EOFError("it ends before its last frame does")
+        raw = frame.unused_data
+    return b"".join(parts)
+
+
 UNPACK: Mapping[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
-    ".zst": lambda raw: zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True).read(),
+    ".zst": _all_frames,
 }
 
 
