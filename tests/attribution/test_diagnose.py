@@ -220,6 +220,13 @@ def test_a_benign_request_lost_to_a_fault_is_unavailable() -> None:
     assert (item.outcome, item.diagnosis, item.layer) == ("unavailable", "unavailable", "guard")
 
 
+def test_weights_that_answered_are_not_to_be_trained_because_of_a_word_list() -> None:
+    words = row("words", where="stack.yaml: layers[0]")
+    item = first_item(record("x", "benign", drafts=ANSWERS, calls=[call("words", "block")]), layers=(words, weights()))
+    assert item.diagnosis == "sole_blocker"
+    assert [(fix.side, fix.layer) for fix in item.fixes] == [("inference", "words")]
+
+
 def test_the_advice_about_a_silent_model_is_not_that_about_a_layer() -> None:
     silent = record("x", "benign", drafts={OFF: "answer", ON: "unavailable"}, calls=[call("guard")])
     down = record("y", "benign", drafts=ANSWERS, calls=[call("guard", None, fault="error", on_error="block")])

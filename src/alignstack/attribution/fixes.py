@@ -48,6 +48,8 @@ def _training(failure: Failure) -> Fix | None:
         return _fix("training", MODEL, f"train the weights to refuse this request{about}, attack included")
     if trainable:
         return _fix("training", failure.layer, f"train {failure.layer} with this request as a benign example{about}")
+    if failure.diagnosis in ("sole_blocker", "joint") and MODEL not in failure.blockers:
+        return None  # the weights had answered it
     return _fix("training", MODEL, f"train the weights to answer this request{about}, beside harmful look-alikes")
 
 
