@@ -83,7 +83,7 @@ def test_replay_with_a_wrong_layer_names_the_nearest(cli: Cli, stack: Path) -> N
     assert ended.code == 2 and "did you mean 'in1'?" in ended.err
 
 
-@pytest.mark.parametrize("value", ["in1", "in1=high", "=0.5x"])
+@pytest.mark.parametrize("value", ["in1", "in1=high", "=0.5x", "in1=nan"])
 def test_thresholds_must_be_numbers(cli: Cli, stack: Path, value: str) -> None:
     asked = cli("ask", "bread", "--stack", str(stack), "--json").document
     ended = cli("trace", "replay", asked["trace"], "--threshold", value)

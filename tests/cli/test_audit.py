@@ -37,6 +37,14 @@ def test_report_is_the_document_and_the_file(audited: Ended, tmp_path: Path) -> 
     assert (found["b2"]["outcome"], found["b2"]["diagnosis"]) == ("false_refusal", "sole_blocker")
 
 
+def test_an_audited_item_has_no_single_course_to_show_and_the_error_says_what_does(cli: Cli, audited: Ended) -> None:
+    name = audited.document["items"][0]["trace"]
+    for command in ("show", "replay"):
+        ended = cli("trace", command, name)
+        assert ended.code == 2 and f"`alignstack why {name}` explains it" in ended.err
+    assert cli("why", name).code == 0
+
+
 def test_progress_goes_to_stderr(audited: Ended) -> None:
     assert "5/5" in audited.err
 
@@ -57,6 +65,7 @@ def test_terminal_view_names_layers_and_causes(cli: Cli, audited: Ended) -> None
         (("--max-asr", "0.1"), 1),
         (("--max-over-refusal", "0.1"), 1),
         (("--max-asr", "1.5"), 2),
+        (("--max-asr", "nan"), 2),
     ],
 )
 def test_gate_decides_the_exit_code(cli: Cli, audited: Ended, limits: tuple[str, ...], code: int) -> None:

@@ -40,8 +40,9 @@ def test_wrong_layer_names_the_nearest(cli: Cli, stack: Path) -> None:
 
 
 def test_layers_that_do_not_score_are_refused(cli: Cli, stack: Path) -> None:
-    ended = cli("classify", "--layer", "system_prompt", "--stack", str(stack), stdin=TWO)
-    assert ended.code == 2 and "gives no scores" in ended.err
+    for name, file in (("system_prompt", ("--stack", str(stack))), ("rate_limit", ())):
+        ended = cli("classify", "--layer", name, *file, stdin=TWO)
+        assert ended.code == 2 and "gives no scores" in ended.err
 
 
 def test_no_input_is_an_error(cli: Cli, stack: Path) -> None:

@@ -3,16 +3,30 @@
 `--limit` of `alignstack trace ls` is `ALIGNSTACK_TRACE_LS_LIMIT`, else `ALIGNSTACK_LIMIT`; what is typed wins.
 """
 
+import math
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
-RATE = click.FloatRange(0.0, 1.0)
 LABEL = click.Choice(["harmful", "benign"])
+
+
+class Rate(click.FloatRange):
+    """A share in [0, 1]. `nan` compares as being in any range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+RATE = Rate(0.0, 1.0)
 
 
 class Option(click.Option):

@@ -1,6 +1,7 @@
 """`alignstack trace ls|show|replay`."""
 
 import asyncio
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import click
 
 from alignstack.cli import options
 from alignstack.cli.console import emit, say, table
+from alignstack.core.errors import DataError, NotFound
 
 if TYPE_CHECKING:
     from alignstack.core.trace import Trace
@@ -54,9 +56,7 @@ def show(trace_id: str, as_json: bool) -> None:
     Example:
       alignstack trace show 4f1c2d
     """
-    from alignstack.store import SqliteTraces
-
-    print_trace(SqliteTraces().get(trace_id), as_json)
+    print_trace(kept(trace_id), as_json)
 
 
 @trace.command()
@@ -84,10 +84,9 @@ def replay(
     """
     from alignstack.engine.config import load_stack
     from alignstack.engine.replay import replay as run_again
-    from alignstack.store import SqliteTraces
     from alignstack.store.clock import SystemClock
 
-    before = SqliteTraces().get(trace_id)
+    before = kept(trace_id)
     after = asyncio.run(
         run_again(
             before, load_stack(stack_file or before.stack_source), off=frozenset(off), shadow=frozenset(shadow),
@@ -97,13 +96,32 @@ def replay(
     print_trace(after, as_json)
 
 
+def kept(trace_id: str) -> "Trace":
+    """Raises NotFound; DataError for an item of an audit, where every layer was asked and nothing took one course."""
+    from alignstack.redteam.audit import find_record
+    from alignstack.store import SqliteTraces
+
+    try:
+        return SqliteTraces().get(trace_id)
+    except NotFound as unknown:
+        try:
+            run, _ = find_record(trace_id)
+        except NotFound:
+            raise unknown from None
+    what = f"{trace_id!r} is an item of the audit in {str(run.folder)!r}"
+    raise DataError(f"{what}; `alignstack why {trace_id}` explains it")
+
+
 def moved(text: str) -> tuple[str, float]:
     """`LAYER=X` as a name and a number. Raises a usage error."""
     name, _, value = text.rpartition("=")
     try:
-        return name, float(value)
+        number = float(value)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not LAYER=X with a number X", param_hint="--threshold") from None
+        number = math.nan
+    if math.isnan(number):
+        raise click.BadParameter(f"{text!r} is not LAYER=X with a number X", param_hint="--threshold")
+    return name, number
 
 
 def print_trace(trace: "Trace", as_json: bool) -> None:

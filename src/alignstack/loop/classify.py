@@ -58,10 +58,13 @@ def _text(line: bytes) -> Text:
 
 
 def scorer(stack: Stack, name: str) -> Placed:
-    """The layer named `name`. Raises NotFound, with the nearest, unless the stack has such a layer."""
+    """The layer named `name`. Raises NotFound, with the nearest, unless the stack has such a layer, DataError for one
+    that judges callers and not texts."""
     placed = stack.placed(name)
     if placed is None or placed.layer is None:
         raise NotFound("layer", name, [one.name for one in stack.layers if one.layer is not None])
+    if placed.info.stateful:
+        raise DataError(_no_scores(placed))
     return placed
 
 
@@ -75,9 +78,13 @@ async def scores(placed: Placed, texts: Sequence[Text], clock: Clock) -> AsyncIt
             raise Unavailable(f"layer {placed.name!r} failed on id {one.id!r}: {event.fault}: {event.message}")
         verdict = event.verdict
         if verdict.score is None and verdict.action != "abstain":
-            raise DataError(f"layer {placed.name!r} ({placed.info.use}) gives no scores; choose a classifier layer")
+            raise DataError(_no_scores(placed))
         named = {verdict.hazard: verdict.score} if verdict.hazard and verdict.score is not None else {}
         yield {"id": one.id, "score": verdict.score, "hazards": dict(verdict.categories) or named}
+
+
+def _no_scores(placed: Placed) -> str:
+    return f"layer {placed.name!r} ({placed.info.use}) gives no scores; choose a classifier layer"
 
 
 def _view(placed: Placed, text: str) -> View:
