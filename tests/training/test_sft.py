@@ -67,3 +67,13 @@ def test_parent_must_be_a_checkpoint(folder: Path, tmp_path: Path) -> None:
     recipe.write_text(f"name: x\nparent: nowhere\nout: x\ndata: [{folder / 'chats.jsonl'}]\n", encoding="utf-8")
     with pytest.raises(DataError, match="nowhere"):
         sft.run(recipe)
+
+
+def test_blend_keeps_that_share_of_the_change(folder: Path, base: Path, helpful: Path) -> None:
+    import torch
+
+    recipe = (folder / "helpful.yaml").read_text().replace("out: helpful", "out: half") + "blend: 0.5\n"
+    (folder / "half.yaml").write_text(recipe)
+    parent, tuned, half = (trainer.load(c)[0].state_dict() for c in (base, helpful, sft.run(folder / "half.yaml")))
+    for name, weights in half.items():
+        torch.testing.assert_close(weights, (parent[name] + tuned[name]) / 2)

@@ -23,6 +23,9 @@ class SFT(Strict):
     seed: int = 0
     max_length: int = Field(default=512, ge=16)
     """Tokens; longer conversations are cut at the end."""
+    blend: float = Field(default=1.0, gt=0, le=1)
+    """Share of the change that is kept: weights = parent + blend x (tuned - parent). Below 1 the parent's habits come
+    back, here: answering (WiSE-FT, Wortsman et al. 2022)."""
     optimiser: trainer.Optimiser = trainer.Optimiser(learning_rate=5e-4)
 
 
@@ -34,6 +37,8 @@ def run(recipe: Path) -> Path:
     trainer.seed_everything(config.seed)
     model, tokenizer = trainer.load(config.parent)
     tokens = trainer.sft(model, tokenizer, rows, config.optimiser, config.seed, config.max_length)
+    if config.blend < 1:
+        trainer.blend(model, config.parent, config.blend)
     trainer.save(model, tokenizer, config.out)
     lineage.write(
         config.out, stage=config.name, method="sft", parent=config.parent, recipe=recipe, data=config.data,

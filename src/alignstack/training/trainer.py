@@ -107,6 +107,15 @@ def sft(
     return int(trainer.state.num_input_tokens_seen)
 
 
+def blend(model: PreTrainedModel, parent: Path, share: float) -> None:
+    """Move the weights back towards the parent's, in place: parent + share x (model - parent)."""
+    import torch
+
+    with torch.no_grad():
+        for tuned, before in zip(model.parameters(), load(parent)[0].parameters(), strict=True):
+            tuned.copy_(torch.lerp(before.float(), tuned.float(), share))
+
+
 def load(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Model and tokenizer of a checkpoint folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
