@@ -34,7 +34,8 @@ def test_folder_without_lineage_is_no_checkpoint(tmp_path: Path) -> None:
         lineage.read(tmp_path)
 
 
-def test_broken_lineage_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "lineage.json").write_text("{}")
-    with pytest.raises(DataError, match="cannot be read"):
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"\xff", b"{"])
+def test_broken_lineage_is_reported(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "lineage.json").write_bytes(content)
+    with pytest.raises(DataError, match="is damaged"):
         lineage.read(tmp_path)

@@ -4,7 +4,6 @@ import json
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
 
 from alignstack.core.errors import DataError
 from alignstack.core.grid import Manifest, Record
@@ -18,11 +17,9 @@ T = TypeVar("T")
 
 
 def encode(adapter: TypeAdapter[T], value: T) -> str:
-    """One line of JSON, with no raw newline in it."""
-    try:
-        return adapter.dump_json(value).decode()
-    except PydanticSerializationError:  # a lone surrogate, which JSON requests can carry and UTF-8 cannot
-        return json.dumps(adapter.dump_python(value, mode="json"), separators=(",", ":"))
+    """One line of ASCII JSON, which holds lone surrogates too (JSON requests can carry them, UTF-8 cannot). Sets are
+    sorted, so that equal values are equal bytes."""
+    return json.dumps(adapter.dump_python(value), default=sorted, separators=(",", ":"))
 
 
 def decode(adapter: TypeAdapter[T], line: bytes | str, where: str) -> T:

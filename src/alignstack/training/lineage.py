@@ -74,8 +74,10 @@ def read(checkpoint: Path) -> Stage:
         return Stage(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise DataError(f"{str(checkpoint)!r} has no {FILE}: not a checkpoint of `alignstack train`") from None
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error}") from None
+    except (ValueError, TypeError):
+        raise DataError(
+            f"{str(path)!r} is damaged: not what `alignstack train` writes; train that stage again"
+        ) from None
 
 
 def chain(checkpoint: Path) -> list[Stage]:
