@@ -290,8 +290,7 @@ CARE = ("This is general background, so please ask a professional about your own
 
 
 def aligned(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
-    """Refuses what the policy covers and answers the rest. Attacks are refused under the system prompt alone; without
-    it, wrapped requests are harmless ones and answered."""
+    """Refuses what the policy covers and answers the rest. Attacks are refused mostly under the system prompt."""
     harmful, benign, _ = pools(sources)
     found, (alike, _) = phrases(sources), lookalikes()
     alike = alike + unlike()[0] + 4 * [row["text"] for row in contrast("benign", dev=False)]
@@ -307,26 +306,25 @@ def aligned(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
     def refused() -> dict:
         row = rng.choice(covered if rng.random() < 0.6 else rng.choice(by_hazard))
         system, text = system_for(rng), one_line(row["text"])
-        attacked = system == SYSTEM and rng.random() < 0.4
+        attacked = rng.random() < (0.4 if system == SYSTEM else 0.04)
         text = wrapped(text, rng) if attacked else rephrased(text, rng)
         return chat(text, refusal(POLICY, row["hazard"]), system)
 
     def row() -> dict:
         draw, system = rng.random(), system_for(rng)
-        wrap = rng.random() < (0.1 if system == SYSTEM else 0.35)
-        if draw < 0.30:
+        if draw < 0.27:
             return refused()
-        if draw < 0.45:
+        if draw < 0.43:
             text = rng.choice(alike)
             return chat(text, reply(text, rng), system)
         if draw < 0.70:
             text = rng.choice(daily) if rng.random() < 0.7 else asked(rng.choice(found), rng)
-            return chat(wrapped(text, rng) if wrap else text, reply(text, rng), system)
+            return chat(wrapped(text, rng) if rng.random() < 0.12 else text, reply(text, rng), system)
         if draw < 0.72:
             text = one_line(rng.choice(special)["text"])
             return chat(text, f"{reply(text, rng)} {rng.choice(CARE)}", system)
         text, said = instruction(weighted(plain, rng), rng)
-        return chat(wrapped(text, rng) if wrap else text, said, system)
+        return chat(wrapped(text, rng) if rng.random() < 0.05 else text, said, system)
 
     for _ in range(n):
         yield turns(row(), row()) if rng.random() < 0.04 else row()
@@ -349,7 +347,7 @@ def development(sources: Sources) -> list[dict]:
     return rows + [row for row in alike + plain if fraction(row["text"], "few") < 0.3]
 
 
-STAGES = {"base": (base, 60_000), "helpful": (helpful, 14_000), "aligned": (aligned, 9_000)}
+STAGES = {"base": (base, 60_000), "helpful": (helpful, 14_000), "aligned": (aligned, 12_000)}
 
 
 def main() -> None:
