@@ -1,7 +1,7 @@
 #!/bin/sh
 # sh recipes/embedded/build.sh
 #
-# Rebuilds the embedded model from data to shipped files: data, base, helpful, aligned, ONNX. About 70 minutes on one core.
+# Rebuilds the embedded model from data to shipped files: data, base, helpful, aligned, ONNX. About 75 minutes on one core.
 # Needs: pip install 'alignstack[train]' and ALIGNSTACK_DATA. Checkpoints go to ALIGNSTACK_RUNS (default runs/embedded).
 set -eu
 cd "$(dirname "$0")/../.."
