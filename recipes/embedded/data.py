@@ -290,7 +290,8 @@ CARE = ("This is general background, so please ask a professional about your own
 
 
 def aligned(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
-    """Refuses what the policy covers and answers the rest. Attacks are refused mostly under the system prompt."""
+    """Refuses what the policy covers and answers the rest. Under the system prompt more rows are refusals, and nearly
+    all that are wrapped in an attack: it reminds the model of what it was taught."""
     harmful, benign, _ = pools(sources)
     found, (alike, _) = phrases(sources), lookalikes()
     alike = alike + unlike()[0] + 4 * [row["text"] for row in contrast("benign", dev=False)]
@@ -303,24 +304,24 @@ def aligned(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
     special = [row for row in harmful if row["hazard"] == "spc" and not row["dev"] and not SHADY.search(row["text"])]
     plain = by_set([row for row in benign if not row["dev"]])
 
-    def refused() -> dict:
+    def refused(system: str | None) -> dict:
         row = rng.choice(covered if rng.random() < 0.6 else rng.choice(by_hazard))
-        system, text = system_for(rng), one_line(row["text"])
+        text = one_line(row["text"])
         attacked = rng.random() < (0.4 if system == SYSTEM else 0.04)
         text = wrapped(text, rng) if attacked else rephrased(text, rng)
         return chat(text, refusal(POLICY, row["hazard"]), system)
 
     def row() -> dict:
         draw, system = rng.random(), system_for(rng)
-        if draw < 0.27:
-            return refused()
-        if draw < 0.43:
+        if rng.random() < (0.38 if system == SYSTEM else 0.22):
+            return refused(system)
+        if draw < 0.22:
             text = rng.choice(alike)
             return chat(text, reply(text, rng), system)
-        if draw < 0.70:
+        if draw < 0.59:
             text = rng.choice(daily) if rng.random() < 0.7 else asked(rng.choice(found), rng)
             return chat(wrapped(text, rng) if rng.random() < 0.12 else text, reply(text, rng), system)
-        if draw < 0.72:
+        if draw < 0.62:
             text = one_line(rng.choice(special)["text"])
             return chat(text, f"{reply(text, rng)} {rng.choice(CARE)}", system)
         text, said = instruction(weighted(plain, rng), rng)
@@ -347,7 +348,7 @@ def development(sources: Sources) -> list[dict]:
     return rows + [row for row in alike + plain if fraction(row["text"], "few") < 0.3]
 
 
-STAGES = {"base": (base, 60_000), "helpful": (helpful, 14_000), "aligned": (aligned, 12_000)}
+STAGES = {"base": (base, 60_000), "helpful": (helpful, 14_000), "aligned": (aligned, 11_000)}
 
 
 def main() -> None:

@@ -1,4 +1,3 @@
-
 from copy import deepcopy
 
 from alignstack.report import sentences

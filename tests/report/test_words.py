@@ -1,5 +1,3 @@
-
-
 import pytest
 
 from alignstack.report import words

@@ -1,7 +1,5 @@
 """What the numbers of a report say, in words: the same sentences on the terminal and on the page."""
 
-
-
 import shlex
 from collections import Counter
 from pathlib import Path

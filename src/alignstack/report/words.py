@@ -1,7 +1,5 @@
 """How numbers and names are written, the same in every rendering."""
 
-
-
 from collections.abc import Mapping
 from typing import Any
 
