@@ -30,5 +30,8 @@ async def test_the_failure_is_diagnosed(tmp_path: Path, case: str) -> None:
     assert item["diagnosis"] == case.removeprefix("refusal_")
     assert item["evidence"]
     assert (item["side"] is None) == (item["diagnosis"] in ("judge_disputed", "unknown"))
-    if item["side"] and item["diagnosis"] != "unavailable":  # no training mends a layer that is down
-        assert {fix["side"] for fix in item["fixes"]} == {"training", "inference"}
+    sides = {fix["side"] for fix in item["fixes"]}
+    if item["side"]:
+        assert item["side"] in sides
+    if item["side"] and not case.startswith("refusal_"):  # a word list that refuses too much cannot be trained
+        assert sides == {"training", "inference"}
