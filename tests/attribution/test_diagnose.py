@@ -351,3 +351,10 @@ def test_the_budget_is_a_share_of_the_benign_items(extra: int, diagnosis: str) -
     items = [*benign(100 - extra, score=0.1), *benign(extra, score=0.45)]
     items = [record(f"b{i}", "benign", drafts=ANSWERS, calls=item.grid.calls[:1]) for i, item in enumerate(items)]
     assert first_item(record("x", drafts=HARM, calls=[call("guard", score=0.4)]), *items).diagnosis == diagnosis
+
+
+def test_a_word_list_that_refuses_alone_is_to_be_narrowed_not_to_be_given_a_threshold() -> None:
+    refused = record("b", "benign", drafts=ANSWERS, calls=[call("words", "block", 1.0)])
+    item = first_item(refused, layers=(row("words", where="stack.yaml: layers[0]"), weights()))
+    assert item.diagnosis == "sole_blocker"
+    assert [fix.text for fix in item.fixes] == ["stack.yaml: layers[0]: narrow what it matches"]

@@ -81,13 +81,15 @@ def prices(matrix: Matrix, failed: Ints, refused: Bools) -> Prices:
 
 def released(matrix: Matrix, failed: Ints, layer: Sequence[str | None]) -> Ints:
     """[F] harm let through, were this layer's threshold raised just above the item's score: harmful items with no
-    higher score that it alone stops. -1 where the layer is no veto or does not score the item."""
+    higher score that it alone stops. -1 where the layer is no veto, has no threshold or does not score the item."""
     plan, full = matrix.layout, matrix.layout.full
     stops = matrix.stops[:, full, list(plan.enforced)] & (matrix.harm[:, full] & matrix.usable)[:, None]
     alone = stops.sum(axis=1) == 1
     names = np.array([name or "" for name in layer], dtype=np.str_)
     through = np.full(len(failed), -1, dtype=np.int64)
     for q, v in enumerate(plan.enforced):
+        if plan.vetoes[v].threshold is None:
+            continue
         mine = np.flatnonzero(names == plan.vetoes[v].name)
         score = matrix.score[failed[mine], full, v]
         caught = np.sort(matrix.score[alone & stops[:, q], full, v])
