@@ -79,7 +79,7 @@ def _inference(failure: Failure) -> Fix | None:
 
 
 def _answering(failure: Failure, line: str) -> str:
-    if not failure.matrix.usable[failure.item]:
+    if failure.matrix.unavailable[failure.item].any():
         return (
             "model: it gave no answer; mend its server, or give it longer, and `alignstack audit --resume` asks again"
         )
