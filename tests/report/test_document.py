@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 
@@ -67,3 +68,9 @@ def test_only_failures_carry_excerpts_and_those_hold_nothing_unprintable(report:
 
 def test_without_records_there_are_no_texts(attribution: Attribution, made: Manifest) -> None:
     assert not any("request" in item for item in build(attribution, made)["items"])
+
+
+def test_a_small_p_value_is_not_rounded_to_an_impossible_zero(attribution: Attribution, made: Manifest) -> None:
+    sure = replace(attribution.comparisons[0], p=3.14159e-40, p_holm=6.28e-40)
+    shown = build(replace(attribution, comparisons=(sure,)), made)["comparisons"][0]
+    assert (shown["p"], shown["p_holm"]) == (3.14e-40, 6.28e-40)

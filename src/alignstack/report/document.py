@@ -1,7 +1,8 @@
 """From an attribution to report.json, the one thing that every rendering reads.
 
-Deterministic: keys in the order of `schema.Report`, floats rounded to 1e-6, layers in stack order, items in the order
-of the run. The same run gives the same bytes, the values under `seconds` aside (`without_timings` drops them).
+Deterministic: keys in the order of `schema.Report`, floats rounded to 1e-6 (p-values to three digits), layers in stack
+order, items in the order of the run. The same run gives the same bytes, the values under `seconds` aside
+(`without_timings` drops them).
 """
 
 import json
@@ -194,8 +195,8 @@ def _comparison(one: found.Comparison) -> schema.Comparison:
         "layer": one.layer,
         "best": one.best,
         "difference": _rate(one.difference),
-        "p": _round(one.p),
-        "p_holm": _round(one.p_holm),
+        "p": _digits(one.p),
+        "p_holm": _digits(one.p_holm),
     }
 
 
@@ -323,6 +324,11 @@ def _interval(one: found.Estimate) -> list[float]:
 
 def _maybe(value: float | None) -> float | None:
     return None if value is None else _round(value)
+
+
+def _digits(p: float) -> float:
+    """A p-value to three digits: rounded to 1e-6 it could be an impossible 0."""
+    return float(f"{p:.3g}")
 
 
 def _round(value: float) -> float:
