@@ -91,11 +91,16 @@ def test_shapley_values_sum_to_what_the_stack_avoids_and_costs(result: Attributi
 def test_named_configurations_are_those_coalitions() -> None:
     matrix = random_matrix(np.random.default_rng(3), 80, 2, 2)
     found = attribute_matrix(matrix, manifest(), resamples=10)
-    for configuration in found.configurations:
+    for configuration in (*found.configurations, *found.other_coalitions):
         harmed = brute.passes(matrix, "safe", frozenset(configuration.on))[matrix.harmful]
         refused = ~brute.passes(matrix, "cost", frozenset(configuration.on))[~matrix.harmful]
         assert configuration.asr == wilson(int(harmed.sum()), len(harmed))
         assert configuration.over_refusal == wilson(int(refused.sum()), len(refused))
+
+
+def test_too_many_coalitions_are_left_alone() -> None:
+    matrix = random_matrix(np.random.default_rng(3), 20, 2, 7)
+    assert attribute_matrix(matrix, manifest(), resamples=10).other_coalitions == ()
 
 
 def test_weights_and_guards_stand_apart(result: Attribution) -> None:

@@ -1,8 +1,3 @@
-from dataclasses import replace
-
-from alignstack.attribution.result import Attribution
-from alignstack.core.grid import Manifest, Record
-from alignstack.report.coalitions import coalitions
 from alignstack.report.schema import Report
 
 
@@ -20,9 +15,3 @@ def test_leaving_one_out_differs_from_the_full_stack_by_its_leave_one_out_value(
         if f"all but {layer['name']}" in by_name:
             gap = by_name[f"all but {layer['name']}"]["asr"]["value"] - by_name["full stack"]["asr"]["value"]
             assert abs(gap - layer["leave_one_out"]["safe"]) < 1e-5
-
-
-def test_too_many_layers_are_left_alone(attribution: Attribution, made: Manifest, run: list[Record]) -> None:
-    many = replace(attribution, players=tuple(f"layer{index}" for index in range(20)))
-    assert coalitions(many, made, run) == ()
-    assert coalitions(attribution, made, []) == ()

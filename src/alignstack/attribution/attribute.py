@@ -57,6 +57,7 @@ def attribute_matrix(
     state = deployed(matrix)
     items = item_results(matrix, state, budget=budget)
     diagnoses = Counter(item.diagnosis for item in items if item.diagnosis)
+    named = rates.configurations(safe, cost)
     return Attribution(
         run=manifest.run,
         stack=manifest.stack,
@@ -81,7 +82,8 @@ def attribute_matrix(
             common_mode(matrix, harmful & chosen, resamples, _generator(seed, 4, i), attack)
             for i, (attack, chosen) in enumerate(_families(matrix, harmful))
         ),
-        configurations=rates.configurations(safe, cost),
+        configurations=named,
+        other_coalitions=rates.other_coalitions(safe, cost, named, _idle(matrix)),
         comparisons=rates.comparisons(safe),
         by_attack=rates.groups(matrix, matrix.meta.attack, harmed, refused),
         by_hazard=rates.groups(matrix, matrix.meta.hazard, harmed, refused),
@@ -188,6 +190,11 @@ def _interactions(safe: Game, cost: Game) -> tuple[Interaction, ...]:
         for i in range(len(names))
         for j in range(i + 1, len(names))
     )
+
+
+def _idle(matrix: Matrix) -> frozenset[str]:
+    """Players that had nothing to say in this audit."""
+    return frozenset(name for name in matrix.layout.names if _looked(matrix, name) == 0)
 
 
 def _looked(matrix: Matrix, name: str) -> int:

@@ -15,6 +15,9 @@ from alignstack.attribution.shares import Game
 DRAWS = (1, 2, 5, 10, 20, 50, 100)
 """The k of ASR@k, as far as there are draws."""
 
+MOST = 256
+"""Coalitions measured one by one; when there are more, only the named ones are. Chosen by hand: what a plot shows."""
+
 
 def rate(events: Bools) -> Estimate:
     return wilson(int(events.sum()), len(events))
@@ -28,14 +31,35 @@ def configurations(safe: Game, cost: Game) -> tuple[Configuration, ...]:
     if MODEL in plan.names:
         masks |= {"weights only": plan.bit(MODEL), "guards only": everyone ^ plan.bit(MODEL)}
     masks |= {f"only {name}": plan.bit(name) for name in plan.names}
-    return tuple(
-        Configuration(
-            name=name,
-            on=tuple(player for player in plan.names if mask & plan.bit(player)),
-            asr=rate(safe.passes(mask)),
-            over_refusal=rate(~cost.passes(mask)),
-        )
-        for name, mask in masks.items()
+    return tuple(_configuration(name, mask, safe, cost) for name, mask in masks.items())
+
+
+def other_coalitions(
+    safe: Game, cost: Game, named: Sequence[Configuration], idle: frozenset[str]
+) -> tuple[Configuration, ...]:
+    """Every coalition without a name yet, called by its layers (`all but X` where one is missing). `idle` layers gave
+    no opinion in the audit (rate limits) and are left out: they change nothing. Empty beyond `MOST`."""
+    free = [name for name in safe.layout.names if name not in idle]
+    if 2 ** len(free) > MOST:
+        return ()
+    known = {frozenset(one.on) - idle for one in named}
+    subsets = [[name for i, name in enumerate(free) if chosen >> i & 1] for chosen in range(2 ** len(free))]
+    return tuple(_coalition(on, free, safe, cost) for on in subsets if frozenset(on) not in known)
+
+
+def _coalition(on: Sequence[str], free: Sequence[str], safe: Game, cost: Game) -> Configuration:
+    missing = [name for name in free if name not in on]
+    name = f"all but {missing[0]}" if len(missing) == 1 else " + ".join(on)
+    return _configuration(name, sum(safe.layout.bit(player) for player in on), safe, cost)
+
+
+def _configuration(name: str, mask: int, safe: Game, cost: Game) -> Configuration:
+    plan = safe.layout
+    return Configuration(
+        name=name,
+        on=tuple(player for player in plan.names if mask & plan.bit(player)),
+        asr=rate(safe.passes(mask)),
+        over_refusal=rate(~cost.passes(mask)),
     )
 
 

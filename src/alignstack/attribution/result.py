@@ -351,6 +351,9 @@ class Attribution:
     common_mode: CommonMode
     common_mode_by_attack: tuple[CommonMode, ...]
     configurations: tuple[Configuration, ...]
+    """Those with a name."""
+    other_coalitions: tuple[Configuration, ...]
+    """The rest of the subsets of the layers that had something to say; none when there are too many."""
     comparisons: tuple[Comparison, ...]
     by_attack: tuple[Group, ...]
     by_hazard: tuple[Group, ...]

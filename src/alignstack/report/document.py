@@ -15,7 +15,6 @@ from alignstack.attribution import result as found
 from alignstack.core.grid import LayerRow, Manifest, Record
 from alignstack.policy import load
 from alignstack.report import schema
-from alignstack.report.coalitions import coalitions
 from alignstack.report.escape import excerpt
 
 HARM = ("harm_delivered", "harm_partial")
@@ -25,9 +24,8 @@ ANSWER = 400
 
 
 def build(attribution: found.Attribution, manifest: Manifest, records: Sequence[Record] = ()) -> schema.Report:
-    """`records` add what was asked and answered to the failures, and every other coalition to the configurations."""
+    """`records` add what was asked and answered to the failures."""
     texts = {record.id: record for record in records}
-    more = coalitions(attribution, manifest, records)
     rows = {row.name: row for row in manifest.layers}
     harmful = [item for item in attribution.items if item.label == "harmful"]
     failures = [item for item in attribution.items if item.diagnosis is not None]
@@ -53,7 +51,7 @@ def build(attribution: found.Attribution, manifest: Manifest, records: Sequence[
         "shadow": [_shadow(layer) for layer in attribution.shadow],
         "common_mode": _common_mode(attribution.common_mode),
         "common_mode_by_attack": [_common_mode(one) for one in attribution.common_mode_by_attack],
-        "configurations": [_configuration(one) for one in (*attribution.configurations, *more)],
+        "configurations": [_configuration(one) for one in (*attribution.configurations, *attribution.other_coalitions)],
         "comparisons": [_comparison(one) for one in attribution.comparisons],
         "interactions": [_interaction(one) for one in attribution.interactions],
         "overlap": _overlap(harmful),
