@@ -229,6 +229,14 @@ def test_a_judge_must_not_be_the_model_under_test(tmp_path: Path) -> None:
     assert "model under test" in found["judge"]
 
 
+def test_a_layer_with_a_threshold_declares_it() -> None:
+    declared = {placed.name: placed.threshold for placed in load_stack(None).layers}
+    assert {name: value for name, value in declared.items() if value is not None} == {
+        "classifier": 0.5,
+        "output_classifier": 0.5,
+    }
+
+
 def test_the_built_in_stack_has_the_promised_layers() -> None:
     stack = load_stack(None)
     names = ["rate_limit", "keyword", "classifier", "system_prompt", "model", "output_classifier"]

@@ -76,6 +76,8 @@ class LayerInfo:
     """Changes whenever the same input could get another verdict (hash of configuration and weights)."""
     side: Side = "inference"
     scope: Scope = field(default_factory=Scope)
+    threshold: float | None = None
+    """The score in [0, 1] at which it blocks, where it has one that can be moved."""
     window: int | None = None
     """Output layers on streams: check at least every `window` tokens. None = the engine's default."""
     stateful: bool = False

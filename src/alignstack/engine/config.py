@@ -252,7 +252,7 @@ class _Loading:
             mode=keys.mode,
             on_error=keys.on_error,
             timeout_s=keys.timeout_ms / 1000,
-            threshold=_threshold(layer),
+            threshold=layer.info.threshold,
             where=self._where(at),
         )
 
@@ -316,13 +316,6 @@ def _scoped(info: LayerInfo, hazards: frozenset[str] | None, max_chars: int | No
 
 def _allowed(name: str, policy: Policy) -> frozenset[str]:
     return frozenset(policy.hazards) - policy.covered(name)
-
-
-def _threshold(layer: Layer) -> float | None:
-    """The score at which a layer blocks, where it or its configuration has one."""
-    value = getattr(layer, "threshold", None)
-    value = getattr(getattr(layer, "config", None), "threshold", None) if value is None else value
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _weights(model: ModelClient, use: str, policy: Policy) -> LayerInfo:

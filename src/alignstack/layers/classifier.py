@@ -261,6 +261,7 @@ class Classifier:
             kind="veto",
             version=digest("classifier", self._model.sha256, config.model_dump(mode="json"), self._actions),
             scope=Scope(hazards=frozenset(self._actions), max_chars=MAX_CHARS),
+            threshold=config.threshold,
         )
 
     async def check(self, view: View) -> Verdict:
