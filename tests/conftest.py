@@ -1,11 +1,15 @@
 """One thread for every numeric library, set before anything imports them: tests run beside other work."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+
+# A shell starts its background jobs with SIGINT ignored, and children inherit that; the tests of interruption need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
