@@ -66,6 +66,13 @@ class Unavailable(AlignstackError):
 class ModelUnavailable(Unavailable):
     """A model server hung, refused, sent garbage or dropped the stream."""
 
+    def __init__(self, message: str, *, status: int = 0, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """The HTTP status that the server answered with; 504 when it did not answer in time; 0 for anything else."""
+        self.retry_after = retry_after
+        """Seconds, when the server said."""
+
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The hint that ends an error about a wrong name: the closest valid one, or all of them when they are few."""

@@ -65,9 +65,17 @@ class ModelEvent:
     """`core.messages.digest` of the exact conversation the model saw."""
     messages: Conversation
     text: str
-    finish: Literal["stop", "length", "content_filter", "cancelled", "unavailable"]
+    finish: Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "unavailable"]
     message: str = ""
     """Why, when it was unavailable."""
+    status: int = 0
+    """HTTP status of a model server that was unavailable (`ModelUnavailable.status`)."""
+    retry_after: float | None = None
+    """Seconds after which that server wants to be asked again."""
+    answered: str = ""
+    """`Finish.model`: who says that it answered."""
+    usage: str = ""
+    """`Finish.more`."""
     input_tokens: int = 0
     output_tokens: int = 0
     truncated: bool = False

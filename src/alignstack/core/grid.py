@@ -52,7 +52,7 @@ class Draft:
     version: str
     input_sha256: str
     text: str
-    finish: Literal["stop", "length", "content_filter", "unavailable"]
+    finish: Literal["stop", "length", "tool_calls", "content_filter", "unavailable"]
     message: str = ""
     ends: tuple[int, ...] = ()
     """Characters of `text` after each token, when the stack streams; empty otherwise."""

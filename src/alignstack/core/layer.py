@@ -5,9 +5,10 @@ verdict stays separate and attribution can say who did what.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from alignstack.core.messages import Conversation, digest, user_text
+from alignstack.core.normalise import readings
 from alignstack.core.verdict import Verdict
 
 Phase = Literal["request", "prompt", "model", "tool_call", "tool_result", "output"]
@@ -31,19 +32,49 @@ class View:
     """The model's answer so far (output phase only)."""
     final: bool = True
     """False while a stream is still running and `draft` is a prefix."""
+    seen: int = 0
+    """Characters of `draft` that this layer was shown before on this stream."""
     caller: str = ""
     """Opaque id of who asks (key or safety identifier); never a secret."""
     audit: bool = False
     """True in evaluate-all runs: layers with a memory of callers (limits) must abstain."""
+    _once: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """What was computed of this view; layers that look at the same view share it."""
 
     @property
     def text(self) -> str:
-        return self.draft if self.draft is not None else user_text(self.messages)
+        if self.draft is not None:
+            return self.draft
+        if "text" not in self._once:
+            self._once["text"] = user_text(self.messages)
+        return str(self._once["text"])
+
+    def recent(self, overlap: int) -> str:
+        """What a layer has to look at on a running stream so that all its looks together cost no more than one: the
+        text that is new, and `overlap` characters before it. The whole text when nothing was seen, and at the end."""
+        if self.final or not self.seen:
+            return self.text
+        return self.text[max(0, self.seen - overlap) :]
+
+    def readings(self, overlap: int) -> tuple[str, ...]:
+        """`core.normalise.readings` of `recent(overlap)`."""
+        key = f"readings {overlap}"
+        if key not in self._once:
+            self._once[key] = readings(self.recent(overlap))
+        return cast(tuple[str, ...], self._once[key])
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """Kinds of what the conversation holds besides text."""
+        return tuple(kind for message in self.messages for kind in message.media)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the exact input bytes: with the layer's version, the key of the memo."""
-        return digest(self.phase, self.messages, self.draft, self.final)
+        if "digest" not in self._once:
+            looked = () if self.final or not self.seen else (self.seen,)
+            self._once["digest"] = digest(self.phase, self.messages, self.draft, self.final, *looked)
+        return str(self._once["digest"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +111,11 @@ class LayerInfo:
     """The score in [0, 1] at which it blocks, where it has one that can be moved."""
     window: int | None = None
     """Output layers on streams: check at least every `window` tokens. None = the engine's default."""
+    quick: bool = False
+    """The engine may begin `check` in its own task, without one for the layer: its verdicts take well under a
+    millisecond, or it hands the work to a thread. It must not look at the current task (`asyncio.timeout`)."""
+    reads_media: bool = False
+    """It looks at images and the like. Of all others an `allow` on a request that holds some is an `abstain`."""
     stateful: bool = False
     """True when verdicts depend on more than the view (rate limits): never memoised, abstains in audits."""
 

@@ -3,18 +3,40 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeGuard
 
 Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """The model asks for a tool."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON, as the model wrote it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn."""
+    """One turn. Layers read `content`; the rest travels to the model."""
 
     role: Role
     content: str
+    """All text of the turn; several text parts joined by newlines."""
+    parts: str = field(default="", repr=False)
+    """JSON list of the content parts in the words of chat completions, when the turn is more than one text. What a
+    model client sends; when a modifier has changed `content`, the new text and the parts that are no text."""
+    media: tuple[str, ...] = ()
+    """Kinds of the parts that are no text (`image_url`, `input_audio`, `file`): no layer reads them."""
+    calls: tuple[ToolCall, ...] = ()
+    """Tools that an assistant turn asked for."""
+    call_id: str = ""
+    """The call that a `tool` turn answers."""
+    more: str = ""
+    """JSON object of further keys of the turn (`name`, …), passed to model servers as they are."""
 
 
 Conversation = tuple[Message, ...]
@@ -26,8 +48,11 @@ def user(text: str) -> Conversation:
 
 
 def user_text(messages: Iterable[Message]) -> str:
-    """All that the user said, turns joined by newlines: what input layers judge."""
-    return "\n".join(message.content for message in messages if message.role == "user")
+    """All that the user said, turns joined by newlines: what input layers judge. Of a conversation without a user turn
+    all that it holds, or a request could hide behind another role."""
+    turns = tuple(messages)
+    said = [message.content for message in turns if message.role == "user"]
+    return "\n".join(said or [message.content for message in turns])
 
 
 def last_user_text(messages: Iterable[Message]) -> str:
@@ -36,9 +61,16 @@ def last_user_text(messages: Iterable[Message]) -> str:
 
 
 def digest(*parts: object) -> str:
-    """SHA-256 (64 hex digits) of the exact JSON of `parts`; conversations are hashed by role and content."""
-    plain = [[[m.role, m.content] for m in p] if _is_conversation(p) else p for p in parts]
+    """SHA-256 (64 hex digits) of the exact JSON of `parts`; conversations are hashed by role, content and whatever else
+    travels with a turn."""
+    plain = [[_plain(m) for m in p] if _is_conversation(p) else p for p in parts]
     return hashlib.sha256(json.dumps(plain, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _plain(message: Message) -> list[object]:
+    calls = [[call.id, call.name, call.arguments] for call in message.calls]
+    rest = [message.parts, calls, message.call_id, message.more]
+    return [message.role, message.content, *(rest if any(rest) else ())]
 
 
 def _is_conversation(value: object) -> TypeGuard[Conversation]:

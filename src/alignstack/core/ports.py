@@ -17,13 +17,20 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to draw tokens. Draws are comparable only where input and sampling are identical."""
+    """How to draw tokens. None leaves the choice to the model. Draws are comparable only where input and sampling are
+    identical."""
 
-    seed: int = 0
-    temperature: float = 0.0
+    seed: int | None = 0
+    temperature: float | None = 0.0
     """0 is greedy."""
-    top_p: float = 1.0
-    max_tokens: int = 256
+    top_p: float | None = 1.0
+    max_tokens: int | None = 256
+    more: str = ""
+    """JSON object of further keys of the request, in the words of `/chat/completions` (`tools`, `stop`,
+    `response_format`, `logprobs` …): model servers get them as they are, models that run here do without."""
+
+
+Kind = Literal["text", "refusal", "reasoning", "call"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,25 +38,45 @@ class Delta:
     """The next piece of an answer."""
 
     text: str
+    """Of a tool call: the next piece of its arguments."""
     tokens: int = 1
+    kind: Kind = "text"
+    """`refusal` and `reasoning` are texts that servers send apart from the answer; `call` is part of a tool call."""
+    index: int = 0
+    """Which tool call of this answer, from 0."""
+    call_id: str = ""
+    """With the first piece of a tool call."""
+    name: str = ""
+    """Of the tool, with the first piece of a call."""
+    more: str = ""
+    """JSON object of further keys of the choice that the piece came in (`logprobs`)."""
+
+    @property
+    def read(self) -> str:
+        """What layers read of it: everything of it that the model made up."""
+        return f"\n{self.name} {self.text}" if self.name else self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """The last item of every stream."""
 
-    reason: Literal["stop", "length", "content_filter"]
+    reason: Literal["stop", "length", "tool_calls", "content_filter"]
     input_tokens: int = 0
     output_tokens: int = 0
     truncated: bool = False
     """The input did not fit and was cut before the model saw it."""
     cost: float = 0.0
     """US dollars."""
+    model: str = ""
+    """Who says that it answered, where that is not the client's `name`."""
+    more: str = ""
+    """JSON object of what else the server counted, in the words of chat completions' `usage` (`prompt_tokens_details` …)."""
 
 
 class ModelClient(Protocol):
     """One way to get tokens. `stream` ends with exactly one `Finish` or raises `ModelUnavailable`; closing it early
-    stops generation."""
+    stops generation. Pieces without text and name are dropped, unless they are the first of a tool call."""
 
     name: str
     version: str
