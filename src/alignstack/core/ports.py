@@ -71,7 +71,7 @@ class Finish:
     model: str = ""
     """Who says that it answered, where that is not the client's `name`."""
     more: str = ""
-    """JSON object of what else the server counted, in the words of chat completions' `usage` (`prompt_tokens_details` …)."""
+    """JSON object of what else the server counted, in the words of chat completions' `usage`."""
 
 
 class ModelClient(Protocol):
