@@ -4,7 +4,7 @@ A layer sees a read-only view and returns a `Verdict`; the engine acts on it. No
 verdict stays separate and attribution can say who did what.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, cast
 
 from alignstack.core.messages import Conversation, digest, user_text
@@ -34,6 +34,8 @@ class View:
     """False while a stream is still running and `draft` is a prefix."""
     seen: int = 0
     """Characters of `draft` that this layer was shown before on this stream."""
+    earlier: str = ""
+    """`digest` of that look."""
     caller: str = ""
     """Opaque id of who asks (key or safety identifier); never a secret."""
     audit: bool = False
@@ -70,11 +72,19 @@ class View:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the exact input bytes: with the layer's version, the key of the memo."""
+        """SHA-256 of the exact input bytes (on a stream, of those and of where the looks before had ended): with the
+        layer's version, the key of the memo."""
         if "digest" not in self._once:
-            looked = () if self.final or not self.seen else (self.seen,)
-            self._once["digest"] = digest(self.phase, self.messages, self.draft, self.final, *looked)
+            before, draft = (self.earlier, (self.draft or "")[self.seen :]) if self.earlier else (self.messages, self.draft)
+            self._once["digest"] = digest(self.phase, before, draft, self.final)
         return str(self._once["digest"])
+
+    def grown(self, draft: str, before: "View | None") -> "View":
+        """The next look at a stream, after the look `before`; it hashes the new text alone, so that all looks together
+        cost what one does."""
+        if before is None:
+            return replace(self, draft=draft, final=False)
+        return replace(self, draft=draft, final=False, seen=len(before.draft or ""), earlier=before.digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,8 +121,10 @@ class _Evaluation:
     async def _streamed(self, placed: Placed, view: View, ends: tuple[int, ...]) -> tuple[Key, Call]:
         """All the looks at a draft as it grows: each flags what it sees, after what the look before had cleared."""
         looks = positions(ends, self.stack.look_every)
-        text = view.text
-        views = [*(replace(view, draft=text[: ends[n - 1]], final=False) for n in looks), view]
+        views: list[View] = []
+        for n in looks:
+            views.append(view.grown(view.text[: ends[n - 1]], views[-1] if views else None))
+        views.append(view)
         answers = await asyncio.gather(*(self._ask(placed, view) for view in views))
         key = (placed.name, answers[-1].input_sha256, tuple(looks), tuple(ends[n - 1] for n in looks))
         return key, _call(placed, list(zip([0, *looks], answers, strict=True)))
@@ -136,7 +138,7 @@ class _Evaluation:
 
     def _digest(self, view: View) -> str:
         """Computed once for what many layers see in many cells."""
-        key = (view.phase, view.messages, view.draft, view.final)
+        key = (view.phase, view.messages, view.draft, view.final, view.earlier)
         if key not in self.digests:
             self.digests[key] = view.digest
         return self.digests[key]

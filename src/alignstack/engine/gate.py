@@ -1,32 +1,35 @@
-"""The token gate: which text of a stream may leave. A pure state machine, without clocks or tasks.
+"""The token gate: what of a stream may leave. A pure state machine, without clocks or tasks.
 
-Text is offered in pieces. A piece leaves once every holder has cleared all of its tokens; a cut stops everything that
+An answer is offered in pieces. A piece leaves once every holder has cleared all of its tokens; a cut stops everything that
 has not left. Holders are the enforcing output layers, and whoever else must have decided first.
 """
 
 from collections import deque
 from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+Piece = TypeVar("Piece")
 
 
-class Gate:
-    """Without holders text leaves as it is offered."""
+class Gate(Generic[Piece]):
+    """Without holders pieces leave as they are offered."""
 
     def __init__(self, holders: Iterable[str] = ()) -> None:
         self._cleared = dict.fromkeys(holders, 0)
-        self._held: deque[tuple[int, str]] = deque()
+        self._held: deque[tuple[int, Piece]] = deque()
         self.offered = 0
         """Tokens."""
         self.released = 0
         """Tokens that have left."""
         self.is_cut = False
 
-    def offer(self, text: str, tokens: int = 1) -> None:
+    def offer(self, piece: Piece, tokens: int = 1) -> None:
         """The next piece. After a cut it is dropped."""
         if tokens < 1:
             raise ValueError(f"a piece has at least one token, not {tokens}")
         self.offered += tokens
         if not self.is_cut:
-            self._held.append((self.offered, text))
+            self._held.append((self.offered, piece))
 
     def clear(self, holder: str, tokens: int) -> None:
         """`holder` has seen the first `tokens` tokens and lets them go. What was cleared stays cleared. Raises
@@ -49,11 +52,13 @@ class Gate:
         """Tokens that all holders have cleared."""
         return min(self._cleared.values(), default=self.offered)
 
-    def take(self) -> str:
-        """The text that may leave now and has not left yet."""
-        leaving: list[str] = []
+    def take(self) -> list[Piece]:
+        """What may leave now and has not left yet."""
+        leaving: list[Piece] = []
+        if not self._held:
+            return leaving
         limit = self.limit
         while self._held and self._held[0][0] <= limit:
-            self.released, text = self._held.popleft()
-            leaving.append(text)
-        return "".join(leaving)
+            self.released, piece = self._held.popleft()
+            leaving.append(piece)
+        return leaving

@@ -8,28 +8,37 @@ piece makes them one indivisible step: none of them can leave before the others.
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Literal
 
-from alignstack.core.errors import AlignstackError
+from alignstack.core.errors import AlignstackError, ModelUnavailable
 from alignstack.core.events import ModelEvent
 from alignstack.core.grid import Draft
 from alignstack.core.messages import Conversation, digest
 from alignstack.core.ports import Clock, Delta, Finish, ModelClient, Sampling
 from alignstack.engine.memo import Memo
 
-Ending = Literal["stop", "length", "content_filter", "cancelled", "unavailable"]
+Ending = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "unavailable"]
 
 
 class Generation:
-    """One call of a model client. Iterate `deltas()` once; the other fields describe what has come so far."""
+    """One call of a model client. Iterate `deltas()` once; the other fields describe what has come so far. With `whole`
+    a client that has an `answer` method (like `stream`, in as few pieces as it likes) is asked for that."""
 
-    def __init__(self, client: ModelClient, messages: Conversation, sampling: Sampling, clock: Clock) -> None:
+    def __init__(
+        self, client: ModelClient, messages: Conversation, sampling: Sampling, clock: Clock, *, whole: bool = False
+    ) -> None:
         self.client = client
         self.messages = messages
         self.sampling = sampling
         self.ending: Ending = "cancelled"
         self.message = ""
         self.ends: list[int] = []
-        self._pieces: list[str] = []
+        """Characters of the draft after each token."""
+        self.pieces: list[Delta] = []
+        self._ask = (getattr(client, "answer", None) if whole else None) or client.stream
+        self._joined = ""
+        self._unjoined: list[str] = []
         self._chars = 0
+        self._status = 0
+        self._retry_after: float | None = None
         self._finish = Finish(reason="stop")
         self._clock = clock
         self._started = clock.tick()
@@ -37,22 +46,28 @@ class Generation:
 
     @property
     def text(self) -> str:
-        return "".join(self._pieces)
+        """All that layers read of the answer so far."""
+        if self._unjoined:
+            self._joined += "".join(self._unjoined)
+            self._unjoined.clear()
+        return self._joined
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
-        """Pieces that have text. Closing this iterator closes the client's stream."""
-        stream = self.client.stream(self.messages, self.sampling)
+        """Pieces that say something. Closing this iterator closes the client's stream."""
+        stream = self._ask(self.messages, self.sampling)
         try:
             async for item in stream:
                 if isinstance(item, Finish):
                     self._finish, self.ending = item, item.reason
                     return
-                if item.text:
+                if item.text or item.name or item.call_id:
                     self._take(item)
                     yield item
             self._fail("the stream ended early")
         except AlignstackError as error:
             self._fail(str(error))
+            if isinstance(error, ModelUnavailable):
+                self._status, self._retry_after = error.status, error.retry_after
         except Exception as error:  # a client with a bug is a model that is not there
             self._fail(f"{type(error).__name__}: {error}")
         finally:
@@ -60,11 +75,13 @@ class Generation:
             await close(stream)
 
     def _take(self, delta: Delta) -> None:
-        inner = max(delta.tokens, 1) - 1
-        self.ends += [self._chars] * inner
-        self._chars += len(delta.text)
+        if delta.tokens > 1:
+            self.ends += [self._chars] * (delta.tokens - 1)
+        read = delta.read if delta.name else delta.text
+        self._chars += len(read)
         self.ends.append(self._chars)
-        self._pieces.append(delta.text)
+        self._unjoined.append(read)
+        self.pieces.append(delta)
 
     def _fail(self, message: str) -> None:
         self.ending, self.message = "unavailable", message[:500]
@@ -78,10 +95,14 @@ class Generation:
             text=self.text,
             finish=self.ending,
             message=self.message,
+            status=self._status,
+            retry_after=self._retry_after,
+            answered=self._finish.model,
+            usage=self._finish.more,
             input_tokens=self._finish.input_tokens,
             output_tokens=self._finish.output_tokens or len(self.ends),
             truncated=self._finish.truncated,
-            seed=self.sampling.seed,
+            seed=self.sampling.seed or 0,
             seconds=self._clock.tick() - self._started if self._seconds is None else self._seconds,
             cost=self._finish.cost,
         )
@@ -125,11 +146,22 @@ async def close(stream: Any) -> None:
         await stop()
 
 
+RAMP = 4
+"""The looks at a stream are 1, then 4, then 16 … tokens apart until they are a window apart, so that a client sees the
+first words soon although the window is wide; chosen by hand."""
+
+
+def gap(looks: int, window: int) -> int:
+    """Tokens between the last of so many looks and the next one."""
+    return min(window, int(RAMP ** min(looks, 16)))
+
+
 def positions(ends: Sequence[int], window: int) -> list[int]:
     """Token counts at which output layers look at a draft of `len(ends)` tokens before its end: the first end of a
-    piece at least `window` tokens after the look before. The end is not among them: that is the final look."""
+    piece at least `gap` tokens after the look before. The end is not among them: that is the final look."""
     found: list[int] = []
     for n in range(1, len(ends)):
-        if n - (found[-1] if found else 0) >= window and ends[n - 1] > (ends[n - 2] if n > 1 else 0):
+        due = (found[-1] if found else 0) + gap(len(found), window)
+        if n >= due and ends[n - 1] > (ends[n - 2] if n > 1 else 0):
             found.append(n)
     return found

@@ -5,20 +5,21 @@ decide in their own time: nobody waits for them but the trace.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 from alignstack.core.errors import ConfigError, NotFound, Problem
 from alignstack.core.events import Event, LayerError, LayerEvent, ModelEvent, OutcomeEvent, RequestEvent
 from alignstack.core.layer import View
 from alignstack.core.messages import Conversation
-from alignstack.core.ports import Clock, Sampling
+from alignstack.core.ports import Clock, Delta, Sampling
 from alignstack.core.trace import Trace
-from alignstack.engine.check import Answer, Check, blocks, check, edited
+from alignstack.engine.check import Answer, Check, begin, blocks, check, edited
 from alignstack.engine.gate import Gate
-from alignstack.engine.generate import Generation
+from alignstack.engine.generate import Generation, gap
 from alignstack.engine.stack import WEIGHTS, Placed, Stack
 
 AHEAD = 4
@@ -27,7 +28,13 @@ AHEAD = 4
 RACING = ""
 """The gate's holder for request layers that decide while the model already speaks; no layer can have this name."""
 
-Look = tuple[int, list[asyncio.Task[Answer]]]
+Asked = Answer | asyncio.Task[Answer]
+"""An answer, or who will have it."""
+
+Look = tuple[int, list[Asked]]
+
+Release = Callable[[Sequence[Delta]], Awaitable[None]]
+"""Takes what may leave. While it waits (for a slow client) the model is not read on."""
 
 
 async def run(
@@ -44,9 +51,23 @@ async def run(
     """One request, answered whole. `off` names layers that are switched off; without the weights (`model`) the
     reference answers. `ask` stands in for asking a layer (replays answer from a record). Raises NotFound for a name
     that is no layer, ConfigError for weights without a reference; nothing for layers or models that fail."""
-    _check_off(stack, off)
-    request = _Request(replace(stack, streaming=False), clock, caller, off, sampling, ask, release=lambda text: None)
-    return await request.serve(messages, trace_id)
+
+    async def keep(pieces: Sequence[Delta]) -> None:
+        """The outcome has them."""
+
+    async with serving(
+        replace(stack, streaming=False),
+        messages,
+        clock=clock,
+        trace_id=trace_id,
+        caller=caller,
+        off=off,
+        sampling=sampling,
+        ask=ask,
+        release=keep,
+    ) as served:
+        pass
+    return served.trace
 
 
 async def stream(
@@ -60,21 +81,65 @@ async def stream(
     sampling: Sampling | None = None,
     ask: Check = check,
 ) -> AsyncIterator[str | Trace]:
-    """One request, answered in pieces as the gate releases them; the last item is the trace. The pieces are what the
+    """One request, answered in texts as the gate releases them; the last item is the trace. The texts are what the
     client receives: of a request blocked before anything left, the refusal. With `streaming: false` the whole answer
-    is one piece. Errors as in `run`. Closing the iterator abandons the request."""
-    _check_off(stack, off)
-    pieces: asyncio.Queue[str | None] = asyncio.Queue()
-    request = _Request(stack, clock, caller, off, sampling, ask, release=pieces.put_nowait)
-    serving = asyncio.ensure_future(request.serve(messages, trace_id))
-    serving.add_done_callback(lambda _: pieces.put_nowait(None))
+    is one text. Errors as in `run`. Closing the iterator abandons the request."""
+    texts: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def release(pieces: Sequence[Delta]) -> None:
+        texts.put_nowait("".join(piece.read for piece in pieces))
+
+    async def serve() -> Trace:
+        served: Served | None = None
+        try:
+            async with serving(
+                stack,
+                messages,
+                clock=clock,
+                trace_id=trace_id,
+                caller=caller,
+                off=off,
+                sampling=sampling,
+                ask=ask,
+                release=release,
+            ) as served:
+                if served.outcome.status == "blocked":
+                    texts.put_nowait(served.outcome.delivered)
+        finally:
+            texts.put_nowait(None)
+        return served.trace
+
+    going = asyncio.ensure_future(serve())
     try:
-        while (piece := await pieces.get()) is not None:
-            yield piece
-        yield await serving
+        while (text := await texts.get()) is not None:
+            yield text
+        yield await going
     finally:
-        serving.cancel()
-        await asyncio.wait([serving])
+        going.cancel()
+        await asyncio.wait([going])
+
+
+@asynccontextmanager
+async def serving(
+    stack: Stack,
+    messages: Conversation,
+    *,
+    clock: Clock,
+    trace_id: str,
+    caller: str = "",
+    off: frozenset[str] = frozenset(),
+    sampling: Sampling | None = None,
+    ask: Check = check,
+    release: Release,
+) -> AsyncIterator["Served"]:
+    """One request, answered in pieces as the gate releases them. The body of the `async with` is entered when the
+    outcome is known; of a request that is blocked nothing was released. On leaving, shadow layers have decided, and the
+    trace is complete. Errors as in `run`. To cancel is to abandon the request: the model stops."""
+    _check_off(stack, off)
+    served = Served(stack, clock, caller, off, sampling, ask, release, trace_id)
+    async with asyncio.TaskGroup() as tasks:
+        await served.serve(messages, tasks)
+        yield served
 
 
 def _check_off(stack: Stack, off: frozenset[str]) -> None:
@@ -86,8 +151,11 @@ def _check_off(stack: Stack, off: frozenset[str]) -> None:
         raise ConfigError([Problem(where=f"{stack.source}: model", what=what)])
 
 
-class _Request:
-    """One request on its way down."""
+class Served:
+    """One request on its way down, and what came of it."""
+
+    outcome: OutcomeEvent
+    tasks: asyncio.TaskGroup
 
     def __init__(
         self,
@@ -97,8 +165,8 @@ class _Request:
         off: frozenset[str],
         sampling: Sampling | None,
         ask: Check,
-        *,
-        release: Callable[[str], None],
+        release: Release,
+        trace_id: str,
     ) -> None:
         self.stack = stack
         self.clock = clock
@@ -107,34 +175,44 @@ class _Request:
         self.sampling = sampling or stack.sampling
         self.ask = ask
         self.release = release
+        self.trace_id = trace_id
+        self.started, self.tick = clock.now(), clock.tick()
         self.events: list[Event] = []
         self.sent: list[str] = []
-        self.racing: list[asyncio.Task[Answer]] = []
+        self.sending = asyncio.Lock()
+        self.racing: list[Asked] = []
         self.enforcing: list[asyncio.Task[Answer]] = []
 
-    async def serve(self, messages: Conversation, trace_id: str) -> Trace:
-        started, tick = self.clock.now(), self.clock.tick()
+    async def serve(self, messages: Conversation, tasks: asyncio.TaskGroup) -> None:
+        self.tasks = tasks
         self.events.append(RequestEvent(messages=messages, caller=self.caller))
-        async with asyncio.TaskGroup() as self.tasks:
-            outcome = await self._outcome(messages)
-            outcome = replace(outcome, seconds=self.clock.tick() - tick)
-            _cancel(self.enforcing)
-        self.events.append(outcome)
+        outcome = await self._outcome(messages)
+        self.outcome = replace(outcome, seconds=self.clock.tick() - self.tick)
+        _cancel(self.enforcing)
+
+    @property
+    def said(self) -> ModelEvent | None:
+        """What the model answered, if it was asked."""
+        return next((event for event in reversed(self.events) if isinstance(event, ModelEvent)), None)
+
+    @property
+    def trace(self) -> Trace:
+        """Everything that happened so far; complete after `serving`."""
         return Trace(
-            id=trace_id,
+            id=self.trace_id,
             stack=self.stack.fingerprint,
             stack_source=self.stack.source,
-            started=started,
-            censored=self._censored(outcome),
-            events=tuple(self.events),
+            started=self.started,
+            censored=self._censored(),
+            events=(*self.events, self.outcome),
         )
 
-    def _censored(self, outcome: OutcomeEvent) -> bool:
+    def _censored(self) -> bool:
         """Was any layer that is on, the model included, not asked, or not asked about the whole answer?"""
         asked = {event.layer for event in self.events if isinstance(event, LayerEvent | LayerError)}
         on = {p.name for p in self.stack.layers if p.layer is not None} - self.off
         said = any(isinstance(event, ModelEvent) and event.finish != "cancelled" for event in self.events)
-        stopped = outcome.status in ("cut", "blocked") and self.stack.streams(self.off)
+        stopped = self.outcome.status in ("cut", "blocked") and self.stack.streams(self.off)
         return bool(on - asked) or not said or stopped
 
     async def _outcome(self, messages: Conversation) -> OutcomeEvent:
@@ -158,33 +236,42 @@ class _Request:
                     return None
                 continue
             for placed in group:
-                answer = await self._ask(placed, view)
+                answer = await _answered(self._ask(placed, view))
                 if blocks(answer):
                     return None
                 view = edited(answer, view)
         return view
 
-    def _start(self, group: Iterable[Placed], view: View, at_token: int | None = None) -> list[asyncio.Task[Answer]]:
-        """Asks layers at the same time; returns those that enforce."""
-        started = [(placed, self.tasks.create_task(self._ask(placed, view, at_token))) for placed in group]
-        enforcing = [task for placed, task in started if placed.mode == "enforce"]
-        self.enforcing += enforcing
+    def _start(self, group: Iterable[Placed], view: View, at_token: int | None = None) -> list[Asked]:
+        """Asks layers at the same time; returns the answers of those that enforce."""
+        asked = [(placed, self._ask(placed, view, at_token)) for placed in group]
+        enforcing = [answer for placed, answer in asked if placed.mode == "enforce"]
+        self.enforcing += [answer for answer in enforcing if isinstance(answer, asyncio.Task)]
         return enforcing
 
-    async def _ask(self, placed: Placed, view: View, at_token: int | None = None) -> Answer:
-        answer = await self.ask(placed, view, clock=self.clock, at_token=at_token)
+    def _ask(self, placed: Placed, view: View, at_token: int | None = None) -> Asked:
+        if self.ask is not check or not placed.info.quick:
+            return self.tasks.create_task(
+                self._noted(self.ask(placed, view, clock=self.clock, at_token=at_token)), name=placed.name
+            )
+        begun = begin(placed, view, clock=self.clock, at_token=at_token)
+        if not isinstance(begun, LayerEvent | LayerError):
+            return self.tasks.create_task(self._noted(begun), name=placed.name)
+        self.events.append(begun)
+        return begun
+
+    async def _noted(self, asking: Coroutine[Any, Any, Answer]) -> Answer:
+        answer = await asking
         self.events.append(answer)
         return answer
 
-    def _generation(self, view: View) -> Generation:
-        return Generation(self.stack.client(self.off), view.messages, self.sampling, self.clock)
+    def _generation(self, view: View, *, whole: bool) -> Generation:
+        return Generation(self.stack.client(self.off), view.messages, self.sampling, self.clock, whole=whole)
 
     async def _whole(self, view: View) -> OutcomeEvent:
         """Nothing leaves before everything has been said and checked."""
-        generation = self._generation(view)
-        reading = self.tasks.create_task(_drain(generation))
-        refused = await _any_blocks(self.racing)
-        await _finish(reading, cancel=refused)
+        generation = self._generation(view, whole=True)
+        refused = await self._drained(generation)
         said = generation.event()
         self.events.append(said)
         if refused:
@@ -194,80 +281,140 @@ class _Request:
         checked = await self._through(replace(view, draft=generation.text))
         if checked is None:
             return self._blocked()
-        self._send(checked.draft or "")
+        await self._send(_rewritten(generation, checked.draft or ""))
         return self._delivered(said.output_tokens)
 
+    async def _drained(self, generation: Generation) -> bool:
+        """Reads the whole answer, unless a layer that decides meanwhile blocks: then True."""
+        if not self.racing:
+            await _drain(generation)
+            return False
+        reading = self.tasks.create_task(_drain(generation))
+        refused = await _any_blocks(self.racing)
+        await _finish(reading, cancel=refused)
+        return refused
+
     async def _streamed(self, view: View) -> OutcomeEvent:
-        """Text leaves piece by piece, each after the enforcing output layers have seen it."""
-        holders = [p.name for p in self.stack.acting("output", self.off) if p.mode == "enforce"]
-        gate = Gate([*holders, RACING])
-        generation = self._generation(view)
-        looks: asyncio.Queue[Look | None] = asyncio.Queue(AHEAD)
-        reading = self.tasks.create_task(self._read(generation, view, gate, looks))
-        stopped = await self._release(gate, holders, looks)
+        """Pieces leave one by one, each after the enforcing output layers have seen it."""
+        flow = _Flow(self, view, self._generation(view, whole=False))
+        reading = self.tasks.create_task(flow.read())
+        await flow.release()
+        stopped = flow.gate.is_cut
         await _finish(reading, cancel=stopped)
-        self.events.append(generation.event())
-        if stopped and not gate.released:
+        self.events.append(flow.generation.event())
+        if stopped and not flow.gate.released:
             return self._blocked()
-        outcome = self._delivered(gate.released)
+        outcome = self._delivered(flow.gate.released)
         if stopped:
             return replace(outcome, status="cut")
-        return replace(outcome, status="unavailable") if generation.ending == "unavailable" else outcome
+        return replace(outcome, status="unavailable") if flow.generation.ending == "unavailable" else outcome
 
-    async def _read(self, generation: Generation, view: View, gate: Gate, looks: asyncio.Queue[Look | None]) -> None:
-        """The model's side of the gate: offers pieces, and has the layers look every so many tokens and at the end.
-        The look at a prefix is put off until a further piece has come, since the last look is at the final text."""
-        layers, window = self.stack.acting("output", self.off), self.stack.look_every
-        looked = 0
-        async with aclosing(generation.deltas()) as deltas:
-            async for delta in deltas:
-                if gate.offered and gate.offered - looked >= window:
-                    looked = gate.offered
-                    prefix = replace(view, draft=generation.text[: generation.ends[looked - 1]], final=False)
-                    await looks.put((looked, self._start(layers, prefix, looked)))
-                gate.offer(delta.text, max(delta.tokens, 1))
-                self._send(gate.take())
-        if generation.ending != "unavailable":
-            whole = replace(view, draft=generation.text)
-            await looks.put((gate.offered, self._start(layers, whole, gate.offered)))
-        await looks.put(None)
-
-    async def _release(self, gate: Gate, holders: list[str], looks: asyncio.Queue[Look | None]) -> bool:
-        """The client's side of the gate: takes the looks in order, so that what has left does not depend on which
-        layer is quicker. True when the stream was cut."""
-        if await _any_blocks(self.racing):
-            gate.cut()
-            return True
-        gate.lift(RACING)
-        self._send(gate.take())
-        while (look := await looks.get()) is not None:
-            tokens, asked = look
-            if await _any_blocks(asked):
-                gate.cut()
-                return True
-            for holder in holders:
-                gate.clear(holder, tokens)
-            self._send(gate.take())
-        return False
-
-    def _send(self, text: str) -> None:
-        if text:
-            self.sent.append(text)
-            self.release(text)
+    async def _send(self, pieces: Sequence[Delta]) -> None:
+        if pieces:
+            self.sent += [piece.read for piece in pieces]
+            await self.release(pieces)
 
     def _blocked(self) -> OutcomeEvent:
-        self._send(self.stack.refusal)
         return OutcomeEvent(status="blocked", delivered=self.stack.refusal)
 
     def _delivered(self, tokens: int) -> OutcomeEvent:
         return OutcomeEvent(status="delivered", delivered="".join(self.sent), released_tokens=tokens)
 
 
-async def _any_blocks(asked: list[asyncio.Task[Answer]]) -> bool:
+class _Flow:
+    """One answer on its way through the gate. One side reads the model and asks the output layers, the other waits for
+    those of them that take time. While all answer at once the first side does everything."""
+
+    def __init__(self, served: Served, view: View, generation: Generation) -> None:
+        self.served, self.view, self.generation = served, view, generation
+        self.layers = served.stack.acting("output", served.off)
+        self.holders = [placed.name for placed in self.layers if placed.mode == "enforce"]
+        self.gate: Gate[Delta] = Gate([*self.holders, *([RACING] if served.racing else [])])
+        self.looks: asyncio.Queue[Look | None] = asyncio.Queue(AHEAD)
+        self.waiting = len(served.racing)
+        """Decisions that are not made yet: what comes after them has to queue."""
+
+    async def read(self) -> None:
+        """Offers pieces, and has the layers look every so many tokens and at the end. The look at a prefix is put off
+        until a further piece has come, since the last look is at the final text."""
+        gate, generation, window = self.gate, self.generation, self.served.stack.look_every
+        looked: View | None = None
+        looks, due = 0, gap(0, window)
+        async with aclosing(generation.deltas()) as deltas:
+            async for delta in deltas:
+                if gate.offered >= due and gate.offered:
+                    looked = self.view.grown(generation.text[: generation.ends[gate.offered - 1]], looked)
+                    looks += 1
+                    due = gate.offered + gap(looks, window)
+                    if await self._look(looked):
+                        break
+                gate.offer(delta, max(delta.tokens, 1))
+                await self._send()
+        if generation.ending != "unavailable" and not gate.is_cut:
+            await self._look(replace(self.view, draft=generation.text))
+        await self.looks.put(None)
+
+    async def _look(self, view: View) -> bool:
+        """True when the stream was cut here and now."""
+        tokens = self.gate.offered
+        asked = self.served._start(self.layers, view, tokens)
+        if self.waiting or any(isinstance(answer, asyncio.Task) for answer in asked):
+            self.waiting += 1
+            await self.looks.put((tokens, asked))
+            return False
+        await self._decide(tokens, asked)
+        return self.gate.is_cut
+
+    async def _decide(self, tokens: int, asked: list[Asked]) -> None:
+        if await _any_blocks(asked):
+            self.gate.cut()
+            return
+        for holder in self.holders:
+            self.gate.clear(holder, tokens)
+        await self._send()
+
+    async def release(self) -> None:
+        """Takes the looks in order, so that what has left does not depend on which layer is quicker; returns at the
+        end of the answer or when it was cut."""
+        if self.served.racing:
+            if await _any_blocks(self.served.racing):
+                self.gate.cut()
+                return
+            self.waiting -= len(self.served.racing)
+            self.gate.lift(RACING)
+            await self._send()
+        while (look := await self.looks.get()) is not None:
+            await self._decide(*look)
+            self.waiting -= 1
+            if self.gate.is_cut:
+                return
+
+    async def _send(self) -> None:
+        """One at a time: pieces leave in order even when the client is slow."""
+        async with self.served.sending:
+            await self.served._send(self.gate.take())
+
+
+def _rewritten(generation: Generation, text: str) -> Sequence[Delta]:
+    """The pieces as the model sent them, or one text when an output layer has changed it."""
+    if text == generation.text:
+        return generation.pieces
+    return [Delta(text=text, tokens=max(len(generation.ends), 1))]
+
+
+async def _answered(asked: Asked) -> Answer:
+    return await asked if isinstance(asked, asyncio.Task) else asked
+
+
+async def _any_blocks(asked: list[Asked]) -> bool:
     """True at the first that blocks; the others are then cancelled."""
-    for answer in asyncio.as_completed(asked):
+    waiting = [answer for answer in asked if isinstance(answer, asyncio.Task)]
+    if any(blocks(answer) for answer in asked if not isinstance(answer, asyncio.Task)):
+        _cancel(waiting)
+        return True
+    for answer in asyncio.as_completed(waiting) if waiting else ():
         if blocks(await answer):
-            _cancel(asked)
+            _cancel(waiting)
             return True
     return False
 
