@@ -14,9 +14,9 @@ the first half …"), encodings beyond the first 65 536 characters.
 
 import base64
 import binascii
-import codecs
 import html
 import re
+import string
 import unicodedata
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote
@@ -35,15 +35,18 @@ def readings(text: str) -> tuple[str, ...]:
     When folding changed letters, the text with its own letters is a reading too, so that patterns in other scripts
     still match.
     """
-    folded = fold(text)
-    found = dict.fromkeys((folded, _visible(text)))
-    _decode_into(found, _tags(text[:MAX_DECODED]))
-    done: set[str] = set()
+    visible = _visible(text)
+    found = dict.fromkeys((_plain(visible), visible))
+    if not text.isascii():
+        _decode_into(found, _tags(text[:MAX_DECODED]))
+    done = 0
     for _ in range(2):  # two encodings, one inside the other: more are not seen in the wild and cost time
-        for reading in [each for each in found if each not in done]:
-            done.add(reading)
-            for decode in DECODERS:
-                _decode_into(found, decode(reading[:MAX_DECODED]))
+        fresh = list(found)[done:]
+        done = len(found)
+        for reading in fresh:
+            start = reading[:MAX_DECODED]
+            for decode in _possible(start):
+                _decode_into(found, decode(start))
     return tuple(found)
 
 
@@ -68,8 +71,11 @@ _LATIN = ("ıȷɑɡɩłŁøØđħŧᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀ�
 """Look-alikes, and what they look like; the last row also holds small capitals."""
 _FOLD = str.maketrans(*("".join(part) for part in zip(_CYRILLIC, _GREEK, _LATIN, strict=True)))
 _MARKS = re.compile("[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")
-_LETTERS = re.compile(r"[^\W\d_]+")
-_QUOTES = str.maketrans("‘’‚‛“”„‟′″‐‑‒–—―−", "''''\"\"\"\"'\"-------")
+_FOREIGN = re.compile(r"(?<![^\W\d_])[A-Za-z]*[^\W\d_A-Za-z][^\W\d_]*")
+"""Words that are not all ASCII. The first condition keeps it linear: no word is tried twice."""
+_STRAIGHT = dict(zip("‘’‚‛“”„‟′″‐‑‒–—―−", "''''\"\"\"\"'\"-------", strict=True))
+_QUOTE = re.compile(f"[{''.join(_STRAIGHT)}]")
+_CONTROLS = bytes(code for code in range(128) if INVISIBLE.match(chr(code)))
 
 
 def fold(text: str) -> str:
@@ -77,26 +83,28 @@ def fold(text: str) -> str:
 
     A word is changed only when all of it becomes ASCII, so most Russian and Greek words stay what they are. Idempotent.
     """
-    seen = _visible(text)
-    if seen.isascii():
-        return seen
-    bare = _MARKS.sub("", unicodedata.normalize("NFKD", seen))
-    plain = _LETTERS.sub(_as_latin, bare)
-    return _visible(plain)
+    return _plain(_visible(text))
+
+
+def _plain(visible: str) -> str:
+    if visible.isascii():
+        return visible
+    bare = _MARKS.sub("", unicodedata.normalize("NFKD", visible))
+    return _visible(_FOREIGN.sub(_as_latin, bare))
 
 
 def _visible(text: str) -> str:
     """NFKC without the characters that nobody sees, quotes and dashes straightened. Idempotent."""
-    text = INVISIBLE.sub("", text)
+    if text.isascii():  # bytes: several times faster, and most texts are of this kind
+        return text.encode().translate(None, _CONTROLS).decode()
+    text = _QUOTE.sub(lambda match: _STRAIGHT[match[0]], INVISIBLE.sub("", text))
     if text.isascii():
         return text
-    text = INVISIBLE.sub("", unicodedata.normalize("NFKC", text.translate(_QUOTES)))
+    text = INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     return unicodedata.normalize("NFKC", text)
 
 
 def _as_latin(match: re.Match[str]) -> str:
-    if match[0].isascii():
-        return match[0]
     folded = match[0].translate(_FOLD)
     return folded if folded.isascii() else match[0]
 
@@ -129,12 +137,15 @@ def _is_prose(text: str) -> bool:
 
 # ---------------------------------------------------------------- decoders: each yields texts to fold and check
 
+Decoder = Callable[[str], Iterator[str]]
+
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}(?:\r?\n[A-Za-z0-9+/_-]{16,})*={0,2}")
 _HEX = re.compile(r"(?:(?:\\x|0x)?[0-9A-Fa-f]{2}[ :,]?){8,}")
 _PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2}[^%\s]{0,12}){3,}")
 _ENTITY = re.compile(r"&(?:#\d{2,7}|#[xX][0-9A-Fa-f]{2,6}|[A-Za-z]{2,8});")
 _ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\x([0-9A-Fa-f]{2})")
 _SEGMENT = re.compile(r"[^\n:.!?\"“”]{12,}")
+_ROT13 = {ord(c): chr(ord("Aa"[c.islower()]) + (ord(c) % 32 + 12) % 26) for c in string.ascii_letters}
 _LEET = str.maketrans("013457@$!|", "oieastasil")
 _LEET_L = str.maketrans("013457@$!|", "oleastasil")
 _LEET_WORD = re.compile(r"(?<![A-Za-z0-9@$!|._/+=-])[A-Za-z0-9@$!|]{1,24}(?![A-Za-z0-9@$|_/+=-]|[.][A-Za-z0-9])")
@@ -216,7 +227,7 @@ def _segments(text: str, decode: Callable[[str], str]) -> Iterator[str]:
 
 
 def _rot13(text: str) -> Iterator[str]:
-    return _segments(text, lambda segment: codecs.encode(segment, "rot13"))
+    return _segments(text, lambda segment: segment.translate(_ROT13))
 
 
 def _reversed(text: str) -> Iterator[str]:
@@ -247,6 +258,48 @@ def _tags(text: str) -> Iterator[str]:
         yield "".join(chr(ord(c) - 0xE0000) for c in match)
 
 
-DECODERS: tuple[Callable[[str], Iterator[str]], ...] = (
-    _base64, _hex, _percent, _entities, _escapes, _rot13, _reversed, _leetspeak, _spaced,
-)  # fmt: skip
+# ---------------------------------------------------------------- which decoders could apply
+
+
+def _kinds(*kinds: str) -> bytes:
+    """A table for `bytes.translate`: a character becomes the first one of its kind, and `?` when it has none."""
+    table = bytearray(b"?" * 256)
+    for kind in kinds:
+        for code in kind.encode():
+            table[code] = ord(kind[0])
+    return bytes(table)
+
+
+_AS_BASE64 = _kinds(string.ascii_letters + string.digits + "+/_-")
+_AS_HEX = _kinds(string.hexdigits)
+_AS_WORDS = bytes(ord(chr(code).lower()) if chr(code) in string.ascii_letters else 32 for code in range(256))
+_AS_LOOKS = _kinds(string.ascii_letters, "013457@$!|", " .-_*")
+_ROT13_WORDS = frozenset(word.translate(_ROT13).encode() for word in COMMON - {w.translate(_ROT13) for w in COMMON})
+_REVERSED_WORDS = frozenset(word[::-1].encode() for word in COMMON - {w[::-1] for w in COMMON})
+"""Common words in disguise that are not common themselves; a disguised segment holds at least one."""
+
+
+def _possible(text: str) -> Iterator[Decoder]:
+    """The decoders that could find something, in an order that is part of what `readings` gives. Each condition is a
+    necessary one and takes a pass or two over bytes, so that ordinary text meets no regular expression."""
+    raw = text.encode("ascii", "replace")
+    if b"a" * 16 in raw.translate(_AS_BASE64):
+        yield _base64
+    if b"0" * 16 in raw.translate(_AS_HEX, b" :,\\x"):
+        yield _hex
+    if raw.count(b"%") >= 3:
+        yield _percent
+    if b"&" in raw:
+        yield _entities
+    if raw.count(b"\\") >= 3:
+        yield _escapes
+    words = raw.translate(_AS_WORDS).split()
+    if not _ROT13_WORDS.isdisjoint(words):
+        yield _rot13
+    if not _REVERSED_WORDS.isdisjoint(words):
+        yield _reversed
+    looks = raw.translate(_AS_LOOKS)
+    if b"a0a" in looks or b"a00a" in looks or b"a000a" in looks:
+        yield _leetspeak
+    if b"a a a a" in looks:
+        yield _spaced
