@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from alignstack.core.errors import ModelUnavailable
 from alignstack.core.messages import Message, user
 from alignstack.core.ports import Delta, Finish, Sampling
-from alignstack.models import openai_http
+from alignstack.models import http
 from alignstack.models.openai_http import OpenAIHTTP, OpenAIHTTPConfig
 from alignstack.policy.strict import problems
 
@@ -159,8 +159,8 @@ async def test_text_that_json_cannot_hold_as_utf8_is_sent_all_the_same() -> None
     assert got[0] == Delta(text="ok")
 
 
-async def test_other_finish_reasons_count_as_stop() -> None:
-    for reason, expected in {"tool_calls": "stop", "content_filter": "content_filter"}.items():
+async def test_unknown_finish_reasons_count_as_stop() -> None:
+    for reason, expected in {"function_call": "tool_calls", "content_filter": "content_filter", "eos": "stop"}.items():
         async with raw_server(head(), chunk("x", reason)) as url:
             assert (await items(model(url)))[-1] == Finish(reason=expected, output_tokens=1)  # type: ignore[arg-type]
 
@@ -200,7 +200,7 @@ async def test_concurrent_streams_share_one_session() -> None:
             return [item async for item in client.stream(user("hi"), SAMPLING)]
 
         assert len(await asyncio.gather(*(ask() for _ in range(20)))) == 20
-        assert len(client._sessions) == 1
+        assert len(client._server._sessions) == 1
         await client.aclose()
         assert await ask()
         await client.aclose()
@@ -219,7 +219,7 @@ def test_sessions_close_with_their_loop_even_without_aclose(caplog: pytest.LogCa
     asyncio.run(ask())
     gc.collect()
     assert "Unclosed" not in caplog.text
-    assert all(kept.session.closed for kept in client._sessions.values())
+    assert all(kept.session.closed for kept in client._server._sessions.values())
 
 
 # ---------------------------------------------------------------- servers that fail
@@ -293,8 +293,8 @@ async def test_refused_connections_and_unknown_hosts_are_told_apart() -> None:
 
 
 async def test_endless_streams_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_http, "MAX_BYTES", 2**20)
-    monkeypatch.setattr(openai_http, "MAX_EVENT", 2**16)
+    monkeypatch.setattr(http, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(http, "MAX_EVENT", 2**16)
     async with raw_server(head(), *[chunk("x" * 1000) * 100] * 50) as url:
         assert "sent more than 1 MiB without an end" in await failure(model(url))
     async with raw_server(head(), *[b"data: " + b"x" * 9000] * 50) as url:

@@ -1,414 +1,272 @@
-"""Any server that speaks OpenAI's `/chat/completions`, streaming.
+"""Any server that speaks OpenAI's `/chat/completions`.
 
-Every way in which a server can fail ends in `ModelUnavailable`, within `timeout_s`. Its message names the server and
-what happened, and holds neither the key nor the query of the address.
+How a server may fail, and what becomes of it, is in `alignstack.models.http`.
 """
 
-import asyncio
 import json
-import os
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from weakref import WeakKeyDictionary
+from random import Random
+from typing import Any, Literal
 
-import aiohttp
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
-from yarl import URL
+import msgspec
 
-from alignstack.core.errors import ModelUnavailable
 from alignstack.core.messages import Message, digest
 from alignstack.core.ports import Delta, Finish, Sampling
+from alignstack.models.http import Failed, Server, ServerConfig, count, json_bytes, parse, words
 
-MAX_BYTES = 16 * 2**20
-"""An answer longer than this is a server gone wild: the gate and the trace keep answers in memory."""
-MAX_EVENT = 2**20
-"""Bytes of one line of the stream."""
-MAX_ERROR = 2**16
-"""Bytes read of the body of an error."""
-MAX_COUNT = 10**9
-"""Tokens; a server that reports more is not believed."""
-MAX_EXCERPT = 250
-"""Characters of an error that are passed on."""
-RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
-BACKOFF_S = 0.5
-"""Before the first retry; doubled for each further one, unless the server says `Retry-After`."""
-RESERVED = ("model", "messages", "stream")
+OURS = ("model", "messages", "stream", "stream_options", "n")
+"""Keys of a request that its sender does not decide."""
+COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens")
+REASONS: Mapping[str, Literal["stop", "length", "tool_calls", "content_filter"]] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+"""Servers know more reasons; all others count as `stop`."""
 
 
-class OpenAIHTTPConfig(BaseModel):
+class OpenAIHTTPConfig(ServerConfig):
     """Keys in the stack file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     base_url: str
     """What `/chat/completions` is appended to, for example `http://127.0.0.1:8000/v1`."""
-    model: Annotated[str, StringConstraints(min_length=1)]
-    api_key: SecretStr | None = None
-    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
-    """Seconds for the whole answer, retries included."""
-    max_retries: Annotated[int, Field(ge=0, le=10)] = 2
-    """Further attempts when the connection fails or the server is busy, as long as no answer has begun."""
-    input_price: Annotated[float, Field(ge=0)] = 0.0
-    """US dollars per million input tokens."""
-    output_price: Annotated[float, Field(ge=0)] = 0.0
-    """US dollars per million output tokens."""
-    extra: dict[str, Any] = Field(default_factory=dict)
-    """More body parameters; null takes one out, for servers that do not know it (`stream_options: null`)."""
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_http(cls, text: str) -> str:
-        try:
-            url = URL(text)
-            valid = url.scheme in ("http", "https") and bool(url.host) and 0 < (url.port or 0) < 65536
-        except ValueError:
-            valid = False
-        if not valid:
-            raise ValueError("should be an address like http://HOST:PORT/v1")
-        return text
-
-    @field_validator("api_key")
-    @classmethod
-    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
-        stripped = SecretStr(key.get_secret_value().strip()) if key else None
-        if stripped and not re.fullmatch(r"[\x21-\x7e]*", stripped.get_secret_value()):
-            raise ValueError("should be printable ASCII without spaces")
-        return stripped if stripped and stripped.get_secret_value() else None
-
-    @field_validator("extra")
-    @classmethod
-    def _leaves_ours_alone(cls, extra: dict[str, Any]) -> dict[str, Any]:
-        taken = sorted(set(extra) & set(RESERVED))
-        if taken:
-            raise ValueError(f"cannot set {', '.join(taken)}")
-        try:
-            json.dumps(extra)
-        except (TypeError, ValueError):
-            raise ValueError("holds a value that JSON does not have, perhaps a date; put it in quotes") from None
-        return extra
-
-
-class _Failed(Exception):
-    """An attempt that did not work; the text completes "model server 'http://…' …"."""
-
-    def __init__(self, what: str, *, again: bool = False, wait_s: float | None = None) -> None:
-        super().__init__(what)
-        self.again = again
-        """Nothing of an answer was seen: another attempt may work."""
-        self.wait_s = wait_s
 
 
 class OpenAIHTTP:
-    """One session for each event loop, made when first needed. Closing a stream early closes its connection, which
-    tells the server to stop generating."""
+    """A model on a server. Closing a stream early stops its generation."""
 
     Config = OpenAIHTTPConfig
 
-    def __init__(self, config: OpenAIHTTPConfig, *, base: Path = Path()) -> None:
-        url = URL(config.base_url)
+    def __init__(self, config: OpenAIHTTPConfig, *, base: Path = Path(), rng: Random | None = None) -> None:
+        key = config.api_key.get_secret_value() if config.api_key else ""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._config = config
-        address = url.with_user(None) if config.api_key else url  # a key and a password both claim one header
-        self._url = (address / "chat" / "completions").with_query(url.query)
-        self._shown = str(url.with_user(None).with_query(None).with_fragment(None))
-        self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, _Kept] = WeakKeyDictionary()
+        self._server = Server(config, "chat/completions", headers, rng)
         self.name = config.model
-        self.version = digest("openai_http", self._shown, config.model, config.extra)
-
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta | Finish]:
-        """Raises ModelUnavailable."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._config.timeout_s
-        body = _body(self._config, messages, sampling)
-        try:
-            response = await self._connect(body, deadline)
-            try:
-                async for item in self._answer(response):
-                    yield item
-            finally:
-                response.close()
-        except _Failed as failure:
-            what = self._redact(str(failure))[:MAX_EXCERPT]
-            raise ModelUnavailable(f"model server {self._shown!r} {what}") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ModelUnavailable(f"model server {self._shown!r} {self._describe(error)}") from None
-
-    async def aclose(self) -> None:
-        """Closes the session of the running loop; a later stream opens a new one."""
-        kept = self._sessions.pop(asyncio.get_running_loop(), None)
-        if kept is not None:
-            await kept.keeper.aclose()
-
-    async def _session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        kept = self._sessions.get(loop)
-        if kept is None or kept.session.closed:
-            keeper = _keep_session()
-            kept = self._sessions[loop] = _Kept(keeper=keeper, session=await anext(keeper))
-        return kept.session
-
-    async def _connect(self, body: bytes, deadline: float) -> aiohttp.ClientResponse:
-        """The response whose status is 200, after as many attempts as it takes and are allowed."""
-        for attempt in range(self._config.max_retries + 1):
-            try:
-                return await self._attempt(body, deadline)
-            except _Failed as failure:
-                wait = failure.wait_s if failure.wait_s is not None else BACKOFF_S * 2**attempt
-                late = asyncio.get_running_loop().time() + wait >= deadline
-                if not failure.again or late or attempt == self._config.max_retries:
-                    raise _Failed(f"(asked {attempt + 1} times) {failure}" if attempt else str(failure)) from None
-                await asyncio.sleep(wait)
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _attempt(self, body: bytes, deadline: float) -> aiohttp.ClientResponse:
-        left = deadline - asyncio.get_running_loop().time()
-        session = await self._session()
-        try:
-            # No redirects: the key must not travel to a host that the configuration does not name.
-            response = await session.post(
-                self._url,
-                data=body,
-                headers=self._headers(),
-                timeout=aiohttp.ClientTimeout(total=max(left, 0.001)),
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientConnectionError, ConnectionError) as error:
-            timed_out = isinstance(error, TimeoutError)
-            raise _Failed(self._describe(error), again=not timed_out) from None
-        if response.status == 200:
-            return response
-        try:
-            raise await _refused(response)
-        finally:
-            response.close()
-
-    def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
-        if self._config.api_key:
-            headers["Authorization"] = f"Bearer {self._config.api_key.get_secret_value()}"
-        return headers
-
-    async def _answer(self, response: aiohttp.ClientResponse) -> AsyncIterator[Delta | Finish]:
-        kind = response.content_type
-        if kind == "application/json":
-            pieces = _whole(await _read(response))
-        elif kind == "text/html":
-            raise _Failed("answered with a web page instead of an event stream; does base_url end in /v1?")
-        else:
-            pieces = _chunks(response)
-        state = _State()
-        async for chunk in pieces:
-            for text in state.take(chunk):
-                yield Delta(text=text)
-        yield state.finish(self._config)
-
-    def _describe(self, error: Exception) -> str:
-        match error:
-            case TimeoutError():
-                return f"did not finish within {self._config.timeout_s:g} s (timeout_s)"
-            case aiohttp.ClientConnectorDNSError():
-                return "cannot be reached: its host name is not known"
-            case aiohttp.ClientSSLError():
-                return "cannot be reached: TLS failed"
-            case aiohttp.ClientConnectorError():
-                number = error.os_error.errno
-                return f"cannot be reached: {os.strerror(number).lower() if number else 'connection failed'}"
-            case aiohttp.ServerDisconnectedError():
-                return "closed the connection without an answer"
-            case aiohttp.ClientPayloadError() | aiohttp.ClientOSError() | ConnectionError():
-                return "dropped the connection in mid-answer"
-            case aiohttp.ClientResponseError():
-                return "sent something that is not HTTP"
-        return f"cannot be used: {type(error).__name__}"
-
-    def _redact(self, text: str) -> str:
-        """Servers quote keys in their error texts."""
-        secrets = [self._config.api_key.get_secret_value() if self._config.api_key else None, self._url.password]
-        for secret in filter(None, secrets):
-            text = text.replace(secret, "***")
-        return text
-
-
-async def _keep_session() -> AsyncGenerator[aiohttp.ClientSession, None]:
-    """A generator and not a plain session: a loop that ends closes its open generators, and so the session, even when
-    nobody called `aclose`."""
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Kept:
-    keeper: AsyncGenerator[aiohttp.ClientSession, None]
-    session: aiohttp.ClientSession
-
-
-def _body(config: OpenAIHTTPConfig, messages: Sequence[Message], sampling: Sampling) -> bytes:
-    body: dict[str, Any] = {
-        "model": config.model,
-        "messages": [{"role": message.role, "content": message.content} for message in messages],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
-        "seed": sampling.seed,
-        **config.extra,
-    }
-    return json.dumps({key: value for key, value in body.items() if value is not None}).encode()
-
-
-async def _refused(response: aiohttp.ClientResponse) -> _Failed:
-    """What a status other than 200 means."""
-    status = response.status
-    try:
-        raw = await response.content.readexactly(MAX_ERROR)
-    except asyncio.IncompleteReadError as end:
-        raw = end.partial
-    except (aiohttp.ClientError, OSError):
-        raw = b""
-    said = _excerpt(raw)
-    what = f"answered HTTP {status}" + (f": {said}" if said else "")
-    return _Failed(what, again=status in RETRIED, wait_s=_seconds(response.headers.get("Retry-After")))
-
-
-def _excerpt(raw: bytes) -> str:
-    """The server's own words, if it sent an OpenAI-style error; web pages are not worth quoting."""
-    try:
-        data = json.loads(raw)
-    except ValueError:
-        return ""
-    return _words(data.get("error", data.get("detail"))) if isinstance(data, dict) else ""
-
-
-def _words(error: object) -> str:
-    message = error.get("message") if isinstance(error, Mapping) else error
-    return " ".join(re.sub(r"[^\x20-\x7e]", " ", message).split()) if isinstance(message, str) else ""
-
-
-def _seconds(header: str | None) -> float | None:
-    return float(header) if header and re.fullmatch(r"\d{1,4}(\.\d+)?", header) else None
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    parts: list[bytes] = []
-    async for part in _capped(response):
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _capped(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    total = 0
-    async for part in response.content.iter_any():
-        total += len(part)
-        if total > MAX_BYTES:
-            raise _Failed(f"sent more than {MAX_BYTES // 2**20} MiB without an end")
-        yield part
-
-
-async def _whole(raw: bytes) -> AsyncIterator[dict[str, Any]]:
-    """The answer of a server that does not stream, in the shape of a stream's chunks."""
-    data = _parse(raw)
-    choices = data.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict) and "message" in choice:
-            choice["delta"] = choice.pop("message")
-    yield data
-
-
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
-    """The JSON objects of a server-sent event stream, until `[DONE]` or the end of the stream."""
-    async for event in _events(response):
-        if event.strip() == b"[DONE]":
-            return
-        yield _parse(event)
-
-
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The data of each event; its lines joined, as the specification of server-sent events says."""
-    data: list[bytes] = []
-    async for line in _lines(response):
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            data.append(value.removeprefix(b" "))
-        elif not line and data:
-            yield b"\n".join(data)
-            data = []
-        elif name not in (b"", b"event", b"id", b"retry"):
-            raise _Failed("sent something that is not an event stream")
-    if data:
-        yield b"\n".join(data)
-
-
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Whole lines without their ends; what follows the last line end was cut off and is dropped."""
-    rest = b""
-    async for part in _capped(response):
-        *lines, rest = (rest + part).split(b"\n")
-        if len(rest) > MAX_EVENT:
-            raise _Failed("sent a line that does not end")
-        for line in lines:
-            yield line.removesuffix(b"\r")
-
-
-def _parse(raw: bytes) -> dict[str, Any]:
-    try:
-        data = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise _Failed("sent bytes that are not UTF-8") from None
-    except (ValueError, RecursionError):
-        raise _Failed("sent invalid JSON") from None
-    if not isinstance(data, dict):
-        raise _Failed("sent JSON that is no object")
-    return data
-
-
-@dataclass(slots=True, kw_only=True)
-class _State:
-    """What the chunks so far add up to."""
-
-    reason: str | None = None
-    deltas: int = 0
-    usage: Mapping[str, Any] = field(default_factory=dict)
-
-    def take(self, chunk: dict[str, Any]) -> list[str]:
-        """The texts in a chunk."""
-        if chunk.get("error"):
-            said = _words(chunk["error"])
-            raise _Failed("reported an error" + (f": {said}" if said else ""))
-        if isinstance(chunk.get("usage"), dict):
-            self.usage = chunk["usage"]
-        choices = chunk.get("choices")
-        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-            raise _Failed("sent a chunk without choices")
-        return [text for choice in choices[:1] if (text := self._text(choice))]
-
-    def _text(self, choice: dict[str, Any]) -> str:
-        self.reason = choice.get("finish_reason") or self.reason
-        delta = choice.get("delta") or {}
-        text = (delta.get("content") or delta.get("refusal") or "") if isinstance(delta, dict) else None
-        if not isinstance(text, str):
-            raise _Failed("sent a chunk whose content is no text")
-        self.deltas += bool(text)
-        return re.sub("[\ud800-\udfff]", "\ufffd", text)
-
-    def finish(self, config: OpenAIHTTPConfig) -> Finish:
-        if not self.reason:
-            raise _Failed("ended the stream before the answer was finished")
-        asked, said = self._count("prompt_tokens", 0), self._count("completion_tokens", self.deltas)
-        return Finish(
-            reason=_reason(self.reason),
-            input_tokens=asked,
-            output_tokens=said,
-            cost=(asked * config.input_price + said * config.output_price) / 1e6,
+        self.version = digest(
+            "openai_http", self._server.shown, config.model, config.extra, *(("any",) if config.any_model else ())
         )
 
-    def _count(self, name: str, otherwise: int) -> int:
-        value = self.usage.get(name)
-        return value if type(value) is int and 0 <= value <= MAX_COUNT else otherwise
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta | Finish]:
+        """Piece by piece. Raises ModelUnavailable."""
+        return self._server.ask(self._body(messages, sampling, stream=True), _Answer(self._config), whole=False)
+
+    def answer(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta | Finish]:
+        """In few pieces, when all has been generated: cheaper, where nobody reads along. Raises ModelUnavailable."""
+        return self._server.ask(self._body(messages, sampling, stream=False), _Answer(self._config), whole=True)
+
+    async def aclose(self) -> None:
+        """Closes the connections of the running loop; a later stream opens new ones."""
+        await self._server.aclose()
+
+    def _body(self, messages: Sequence[Message], sampling: Sampling, *, stream: bool) -> bytes:
+        """What the stack file sets wins over the request, null takes a key out."""
+        more = json.loads(sampling.more) if sampling.more else {}
+        body: dict[str, Any] = {key: value for key, value in more.items() if key not in OURS}
+        for key in ("temperature", "top_p", "max_tokens", "seed"):
+            body[key] = getattr(sampling, key)
+        body["stream_options"] = {"include_usage": True}
+        body |= self._config.extra
+        body = {key: value for key, value in body.items() if value is not None}
+        if not stream:
+            body.pop("stream_options", None)
+        body["model"] = self._config.asked_model(more.get("model"))
+        body["messages"] = [_turn(message) for message in messages]
+        body["stream"] = stream
+        return json_bytes(body)
 
 
-def _reason(text: object) -> Literal["stop", "length", "content_filter"]:
-    """Servers know more reasons than the three that matter here."""
-    return "length" if text == "length" else "content_filter" if text == "content_filter" else "stop"
+# ---------------------------------------------------------------- what is sent
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = json.loads(message.more) if message.more else {}
+    turn["role"] = message.role
+    turn["content"] = _parts(message) if message.parts else message.content
+    if message.calls:
+        turn["content"] = turn["content"] or None
+        turn["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.calls
+        ]
+    if message.call_id:
+        turn["tool_call_id"] = message.call_id
+    return turn
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    """The parts as they came, or, when a layer has changed the text, the new text and what is no text."""
+    parts: list[dict[str, Any]] = json.loads(message.parts)
+    if "\n".join(part.get("text", "") for part in parts if part.get("type") == "text") == message.content:
+        return parts
+    text = [{"type": "text", "text": message.content}] if message.content else []
+    return [*text, *(part for part in parts if part.get("type") != "text")]
+
+
+# ---------------------------------------------------------------- what comes back
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Piece(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Piece | None = None
+    message: _Piece | None = None
+    """In place of `delta`, of an answer that does not stream."""
+    finish_reason: Any = None
+    logprobs: Any = None
+
+
+class _Chunk(msgspec.Struct):
+    """Types are as wide as a server may be wrong without harm."""
+
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
+    model: Any = None
+
+
+_DECODER = msgspec.json.Decoder(_Chunk)
+
+
+@dataclass(slots=True)
+class _Begun:
+    """What has been said of a tool call."""
+
+    number: int
+    id: str = ""
+    name: str = ""
+
+
+class _Answer:
+    """What the chunks so far add up to."""
+
+    def __init__(self, config: OpenAIHTTPConfig) -> None:
+        self.done = False
+        self._config = config
+        self._reason: Any = None
+        self._deltas = 0
+        self._usage: dict[str, Any] = {}
+        self._model: Any = None
+        self._calls: dict[int | None, _Begun] = {}
+        """By the server's index."""
+        self._begun = 0
+
+    def take(self, event: bytes) -> Sequence[Delta]:
+        try:
+            chunk = _DECODER.decode(event)
+        except (ValueError, RecursionError):
+            if event.strip() == b"[DONE]":
+                self.done = True
+                return ()
+            chunk = _carefully(event)
+        return self._pieces(chunk)
+
+    def whole(self, body: bytes) -> Sequence[Delta]:
+        """All tokens are counted, whatever pieces they came in."""
+        pieces = self.take(body)
+        self.done = True
+        rest = count(self._usage.get("completion_tokens"), 0) - len(pieces)
+        return [replace(pieces[0], tokens=max(rest + 1, 1)), *pieces[1:]] if pieces else ()
+
+    def finish(self) -> Finish:
+        if not self._reason:
+            raise Failed("ended the stream before the answer was finished")
+        asked = count(self._usage.get("prompt_tokens"), 0)
+        said = count(self._usage.get("completion_tokens"), self._deltas)
+        named = isinstance(self._model, str) and self._model != self._config.model
+        return Finish(
+            reason=REASONS.get(self._reason, "stop") if isinstance(self._reason, str) else "stop",
+            input_tokens=asked,
+            output_tokens=said,
+            cost=self._config.cost(asked, said),
+            model=self._model if named else "",
+            more=_json({key: value for key, value in self._usage.items() if key not in COUNTED and value is not None}),
+        )
+
+    def _pieces(self, chunk: _Chunk) -> Sequence[Delta]:
+        if chunk.error:
+            said = words(chunk.error)
+            raise Failed("reported an error" + (f": {said}" if said else ""))
+        if chunk.choices is None:
+            raise Failed("sent a chunk without choices")
+        if isinstance(chunk.usage, dict):
+            self._usage = chunk.usage
+        self._model = self._model or chunk.model
+        if not chunk.choices:
+            return ()
+        choice = chunk.choices[0]
+        self._reason = choice.finish_reason or self._reason
+        piece = choice.delta or choice.message
+        found = list(self._read(piece)) if piece else []
+        if found and choice.logprobs:
+            found[0] = replace(found[0], more=_json({"logprobs": choice.logprobs}))
+        self._deltas += len(found)
+        return found
+
+    def _read(self, piece: _Piece) -> Iterator[Delta]:
+        thought = piece.reasoning_content or piece.reasoning
+        if thought and isinstance(thought, str):
+            yield Delta(text=thought, kind="reasoning")
+        if piece.content:
+            yield Delta(text=piece.content)
+        if piece.refusal:
+            yield Delta(text=piece.refusal, kind="refusal")
+        for call in piece.tool_calls or ():
+            yield from self._called(call)
+        if piece.function_call:
+            yield from self._called(_Call(index=0, function=piece.function_call))
+
+    def _called(self, call: _Call) -> Iterator[Delta]:
+        """Calls are numbered as they begin. Some servers leave out the index, give all calls the same one, or repeat
+        id and name with every piece."""
+        function = call.function or _Function()
+        begun = self._calls.get(call.index)
+        other = bool(begun and call.id and begun.id and call.id != begun.id)
+        if fresh := begun is None or other or (call.index is None and not call.id and bool(function.name)):
+            begun = self._calls[call.index] = _Begun(number=self._begun)
+            self._begun += 1
+        assert begun is not None
+        call_id, name = "" if begun.id else call.id or "", "" if begun.name else function.name or ""
+        begun.id, begun.name = begun.id or call_id, begun.name or name
+        if fresh or function.arguments or call_id or name:
+            text = function.arguments or ""
+            yield Delta(text=text, kind="call", index=begun.number, call_id=call_id, name=name)
+
+
+def _carefully(event: bytes) -> _Chunk:
+    """The chunk in an event that is not quite right. Raises Failed, which says what is wrong, for one of no use."""
+    data = parse(event)
+    try:
+        return msgspec.convert(data, _Chunk)
+    except msgspec.ValidationError as error:
+        inside = "$.choices[0]." in str(error)
+    if data.get("error"):
+        return _Chunk(error=data["error"])
+    raise Failed("sent a chunk whose content is no text" if inside else "sent a chunk without choices")
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """Empty for no data."""
+    return msgspec.json.encode(data).decode() if data else ""

@@ -1,0 +1,430 @@
+"""What the clients of model servers share: keys in the stack file, one session for each event loop, attempts, limits,
+event streams.
+
+Every way in which a server can fail ends in `ModelUnavailable`, within `timeout_s`. Its message names the server and
+what happened, and holds neither the key nor the query of the address.
+"""
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Annotated, Any, Protocol
+from weakref import WeakKeyDictionary
+
+import aiohttp
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
+from yarl import URL
+
+from alignstack.core.errors import ModelUnavailable
+from alignstack.core.ports import Delta, Finish
+
+MAX_BYTES = 16 * 2**20
+"""An answer longer than this is a server gone wild: the gate and the trace keep answers in memory."""
+MAX_EVENT = 2**20
+"""Bytes of one event of the stream."""
+MAX_ERROR = 2**16
+"""Bytes read of the body of an error."""
+MAX_COUNT = 10**9
+"""Tokens; a server that reports more is not believed."""
+MAX_EXCERPT = 250
+"""Characters of an error that are passed on."""
+RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
+BACKOFF_S = 0.5
+"""Before the first retry; doubled for each further one, unless the server says `Retry-After`. Shortened by chance to
+no less than half, so that many callers do not come back at the same moment."""
+DRAIN_S = 1.0
+"""How long the end of a finished answer is waited for, so that its connection can be used again; chosen by hand."""
+KEEP_S = 55.0
+"""Seconds that an idle connection is kept; below the 60 s after which common proxies close theirs."""
+RESERVED = ("model", "messages", "stream")
+SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class ServerConfig(BaseModel):
+    """Keys in the stack file that all model servers have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str
+    model: Annotated[str, StringConstraints(min_length=1)]
+    api_key: SecretStr | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """Seconds for the whole answer, retries included."""
+    connect_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """Seconds for the connection, one attempt."""
+    idle_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """A stream that sends nothing for so many seconds is given up."""
+    max_retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """Further attempts when the connection fails or the server is busy, as long as no answer has begun."""
+    input_price: Annotated[float, Field(ge=0)] = 0.0
+    """US dollars per million input tokens."""
+    output_price: Annotated[float, Field(ge=0)] = 0.0
+    """US dollars per million output tokens."""
+    any_model: bool = False
+    """The model that a request names is asked, in place of `model`."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """More body parameters, which win over those of requests; null takes one out, for servers that do not know it
+    (`stream_options: null`)."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_http(cls, text: str) -> str:
+        try:
+            url = URL(text)
+            valid = url.scheme in ("http", "https") and bool(url.host) and 0 < (url.port or 0) < 65536
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError("should be an address like http://HOST:PORT/v1")
+        return text
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        stripped = SecretStr(key.get_secret_value().strip()) if key else None
+        if stripped and not re.fullmatch(r"[\x21-\x7e]*", stripped.get_secret_value()):
+            raise ValueError("should be printable ASCII without spaces")
+        return stripped if stripped and stripped.get_secret_value() else None
+
+    @field_validator("extra")
+    @classmethod
+    def _leaves_ours_alone(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted(set(extra) & set(RESERVED))
+        if taken:
+            raise ValueError(f"cannot set {', '.join(taken)}")
+        try:
+            json.dumps(extra)
+        except (TypeError, ValueError):
+            raise ValueError("holds a value that JSON does not have, perhaps a date; put it in quotes") from None
+        return extra
+
+    def asked_model(self, wanted: object) -> str:
+        """`wanted` is what the request names, if anything."""
+        return wanted if self.any_model and isinstance(wanted, str) and wanted else self.model
+
+    def cost(self, input_tokens: int, output_tokens: int) -> float:
+        """US dollars."""
+        return (input_tokens * self.input_price + output_tokens * self.output_price) / 1e6
+
+
+class Failed(Exception):
+    """An attempt that did not work; the text completes "model server 'http://…' …"."""
+
+    def __init__(self, what: str, *, status: int = 0, again: bool = False, wait_s: float | None = None) -> None:
+        super().__init__(what)
+        self.status = status
+        self.again = again
+        """Nothing of an answer was seen: another attempt may work."""
+        self.wait_s = wait_s
+
+
+class Answer(Protocol):
+    """Reads one answer in the words of one API. All methods raise Failed."""
+
+    done: bool
+    """The server has said that nothing more comes."""
+
+    def take(self, event: bytes) -> Sequence[Delta]:
+        """The pieces in the data of one event."""
+
+    def whole(self, body: bytes) -> Sequence[Delta]:
+        """The pieces of an answer that came as one JSON object."""
+
+    def finish(self) -> Finish:
+        """When nothing more comes."""
+
+
+class Server:
+    """One session for each event loop, made when first needed. Closing an answer early closes its connection, which
+    tells the server to stop generating; one that was read to its end gives its connection back."""
+
+    def __init__(self, config: ServerConfig, path: str, headers: Mapping[str, str], rng: Random | None = None) -> None:
+        url = URL(config.base_url)
+        self._config = config
+        address = url.with_user(None) if config.api_key else url  # a key and a password both claim one header
+        self._url = (address / path).with_query(url.query)
+        self.shown = str(url.with_user(None).with_query(None).with_fragment(None))
+        key = config.api_key.get_secret_value() if config.api_key else None
+        self._secrets = tuple(filter(None, (key, url.password)))
+        self._headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json", **headers}
+        self._rng = rng or Random()
+        self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, Kept] = WeakKeyDictionary()
+
+    async def ask(self, body: bytes, answer: Answer, *, whole: bool) -> AsyncGenerator[Delta | Finish, None]:
+        """`whole`: the answer was asked for as one JSON object, which comes when all of it has been generated. Raises
+        ModelUnavailable."""
+        try:
+            response = await self._connect(body, asyncio.get_running_loop().time() + self._config.timeout_s, whole)
+            ended = False
+            try:
+                if response.content_type == "application/json":
+                    for delta in answer.whole(await _read(response)):
+                        yield delta
+                elif response.content_type == "text/html":
+                    raise Failed("answered with a web page instead of an event stream; does base_url end in /v1?")
+                else:
+                    events = Events()
+                    async for part in response.content.iter_any():
+                        for event in events.feed(part):
+                            for delta in answer.take(event):
+                                yield delta
+                        if answer.done:
+                            break
+                    for event in () if answer.done else events.end():
+                        for delta in answer.take(event):
+                            yield delta
+                finish = answer.finish()
+                ended = answer.done and not response.content.at_eof()
+                yield finish
+            finally:
+                _give_back(response) if ended else response.close()
+        except Failed as failure:
+            raise self._unavailable(str(failure), failure.status, failure.wait_s) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            status = 504 if isinstance(error, TimeoutError) else 0
+            raise self._unavailable(self._describe(error), status) from None
+
+    async def aclose(self) -> None:
+        """Closes the session of the running loop; a later answer opens a new one."""
+        kept = self._sessions.pop(asyncio.get_running_loop(), None)
+        if kept is not None:
+            await kept.keeper.aclose()
+
+    async def _session(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        kept = self._sessions.get(loop)
+        if kept is None or kept.session.closed:
+            keeper = _keep_session(self._headers)
+            kept = self._sessions[loop] = Kept(keeper=keeper, session=await anext(keeper))
+        return kept.session
+
+    async def _connect(self, body: bytes, deadline: float, whole: bool) -> aiohttp.ClientResponse:
+        """The response whose status is 200, after as many attempts as it takes and are allowed."""
+        for attempt in range(self._config.max_retries + 1):
+            try:
+                return await self._attempt(body, deadline, whole)
+            except Failed as failure:
+                wait = failure.wait_s if failure.wait_s is not None else self._backoff(attempt)
+                late = asyncio.get_running_loop().time() + wait >= deadline
+                if not failure.again or late or attempt == self._config.max_retries:
+                    what = f"(asked {attempt + 1} times) {failure}" if attempt else str(failure)
+                    raise Failed(what, status=failure.status, wait_s=failure.wait_s) from None
+                await asyncio.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _backoff(self, attempt: int) -> float:
+        return BACKOFF_S * float(2**attempt) * self._rng.uniform(0.5, 1)
+
+    async def _attempt(self, body: bytes, deadline: float, whole: bool) -> aiohttp.ClientResponse:
+        session = await self._session()
+        try:
+            # No redirects: the key must not travel to a host that the configuration does not name.
+            response = await session.post(
+                self._url, data=body, timeout=self._patience(deadline, whole), allow_redirects=False
+            )
+        except (aiohttp.ClientConnectionError, ConnectionError) as error:
+            late = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError)
+            status = 504 if isinstance(error, TimeoutError) else 0
+            raise Failed(self._describe(error), status=status, again=not late) from None
+        if response.status == 200:
+            return response
+        try:
+            raise await _refused(response)
+        finally:
+            response.close()
+
+    def _patience(self, deadline: float, whole: bool) -> aiohttp.ClientTimeout:
+        left = max(deadline - asyncio.get_running_loop().time(), 0.001)
+        idle = None if whole else self._config.idle_timeout_s
+        return aiohttp.ClientTimeout(total=left, sock_connect=self._config.connect_timeout_s, sock_read=idle)
+
+    def _unavailable(self, what: str, status: int, retry_after: float | None = None) -> ModelUnavailable:
+        """Servers quote keys in their error texts."""
+        for secret in self._secrets:
+            what = what.replace(secret, "***")
+        return ModelUnavailable(
+            f"model server {self.shown!r} {what[:MAX_EXCERPT]}", status=status, retry_after=retry_after
+        )
+
+    def _describe(self, error: Exception) -> str:
+        match error:
+            case aiohttp.ConnectionTimeoutError():
+                return f"cannot be reached within {self._config.connect_timeout_s:g} s (connect_timeout_s)"
+            case aiohttp.SocketTimeoutError():
+                return f"sent nothing for {self._config.idle_timeout_s:g} s (idle_timeout_s)"
+            case TimeoutError():
+                return f"did not finish within {self._config.timeout_s:g} s (timeout_s)"
+            case aiohttp.ClientConnectorDNSError():
+                return "cannot be reached: its host name is not known"
+            case aiohttp.ClientSSLError():
+                return "cannot be reached: TLS failed"
+            case aiohttp.ClientConnectorError():
+                number = error.os_error.errno
+                return f"cannot be reached: {os.strerror(number).lower() if number else 'connection failed'}"
+            case aiohttp.ServerDisconnectedError():
+                return "closed the connection without an answer"
+            case aiohttp.ClientPayloadError() | aiohttp.ClientOSError() | ConnectionError():
+                return "dropped the connection in mid-answer"
+            case aiohttp.ClientResponseError():
+                return "sent something that is not HTTP"
+        return f"cannot be used: {type(error).__name__}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """The session of one event loop."""
+
+    keeper: AsyncGenerator[aiohttp.ClientSession, None]
+    session: aiohttp.ClientSession
+
+
+async def _keep_session(headers: Mapping[str, str]) -> AsyncGenerator[aiohttp.ClientSession, None]:
+    """A generator and not a plain session: a loop that ends closes its open generators, and so the session, even when
+    nobody called `aclose`."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S)
+    async with aiohttp.ClientSession(
+        headers=headers, connector=connector, cookie_jar=aiohttp.DummyCookieJar(), skip_auto_headers=("User-Agent",)
+    ) as session:
+        yield session
+
+
+def _give_back(response: aiohttp.ClientResponse) -> None:
+    """The last bytes of a finished answer are still on their way: its connection goes back to the others when they
+    arrive, and is closed when they do not."""
+    asyncio.get_running_loop().call_later(DRAIN_S, response.close)
+
+
+# ---------------------------------------------------------------- bodies and events
+
+
+async def _refused(response: aiohttp.ClientResponse) -> Failed:
+    """What a status other than 200 means."""
+    status = response.status
+    try:
+        raw = await response.content.readexactly(MAX_ERROR)
+    except asyncio.IncompleteReadError as end:
+        raw = end.partial
+    except (aiohttp.ClientError, OSError):
+        raw = b""
+    said = _excerpt(raw)
+    what = f"answered HTTP {status}" + (f": {said}" if said else "")
+    wait = _seconds(response.headers.get("Retry-After"))
+    return Failed(what, status=status, again=status in RETRIED, wait_s=wait)
+
+
+def _excerpt(raw: bytes) -> str:
+    """The server's own words, if it sent an OpenAI-style error; web pages are not worth quoting."""
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError):
+        return ""
+    return words(data.get("error", data.get("detail"))) if isinstance(data, dict) else ""
+
+
+def words(error: object) -> str:
+    """The message of an error object, on one line of plain characters."""
+    message = error.get("message") if isinstance(error, Mapping) else error
+    return " ".join(re.sub(r"[^\x20-\x7e]", " ", message).split()) if isinstance(message, str) else ""
+
+
+def _seconds(header: str | None) -> float | None:
+    return float(header) if header and re.fullmatch(r"\d{1,4}(\.\d+)?", header) else None
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    parts, total = list[bytes](), 0
+    async for part in response.content.iter_any():
+        total += len(part)
+        if total > MAX_BYTES:
+            raise _endless()
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _endless() -> Failed:
+    return Failed(f"sent more than {MAX_BYTES // 2**20} MiB without an end")
+
+
+@dataclass(slots=True)
+class Events:
+    """Splits a stream of server-sent events into the data of each."""
+
+    rest: bytes = b""
+    total: int = 0
+
+    def feed(self, part: bytes) -> list[bytes]:
+        """The data of the events that `part` completes. Raises Failed for what is no event stream."""
+        self.total += len(part)
+        text = self.rest + part
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n")
+        *blocks, self.rest = text.split(b"\n\n")
+        if self.total > MAX_BYTES:
+            raise _endless()
+        if len(self.rest) > MAX_EVENT:
+            raise Failed("sent a line that does not end")
+        events: list[bytes] = []
+        for block in blocks:
+            if block.startswith(b"data: ") and b"\n" not in block:
+                events.append(block[6:])
+            else:
+                events += _data(block)
+        return events
+
+    def end(self) -> list[bytes]:
+        """What stood after the last blank line, less a last line that was cut off."""
+        whole, _, _ = self.rest.rpartition(b"\n")
+        return list(_data(whole))
+
+
+def _data(block: bytes) -> Iterator[bytes]:
+    """The data of one event; its lines joined, as the specification of server-sent events says."""
+    data: list[bytes] = []
+    for line in block.split(b"\n"):
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            data.append(value.removeprefix(b" "))
+        elif name not in (b"", b"event", b"id", b"retry"):
+            raise Failed("sent something that is not an event stream")
+    if data:
+        yield b"\n".join(data)
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """A JSON object, lone surrogates replaced. Raises Failed for anything else."""
+    try:
+        data = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise Failed("sent bytes that are not UTF-8") from None
+    except (ValueError, RecursionError):
+        raise Failed("sent invalid JSON") from None
+    if not isinstance(data, dict):
+        raise Failed("sent JSON that is no object")
+    return {_clean(key): _clean(value) for key, value in data.items()}
+
+
+def _clean(data: Any) -> Any:
+    """Half a surrogate pair, which JSON can write and UTF-8 cannot, becomes the replacement character."""
+    if isinstance(data, str):
+        return SURROGATES.sub("\ufffd", data)
+    if isinstance(data, dict):
+        return {_clean(key): _clean(value) for key, value in data.items()}
+    return [_clean(value) for value in data] if isinstance(data, list) else data
+
+
+def json_bytes(body: Mapping[str, Any]) -> bytes:
+    """The JSON of a request; half surrogate pairs are sent as they are, escaped."""
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        return json.dumps(body).encode()
+
+
+def count(value: object, otherwise: int) -> int:
+    """A number of tokens that a server reports, if it can be believed."""
+    return value if type(value) is int and 0 <= value <= MAX_COUNT else otherwise
