@@ -48,11 +48,11 @@ def _check_depth(value: Any) -> None:
 
 
 def dump(value: Any, where: str) -> str:
-    """JSON of a part of the request, named `where`. Raises Refused: not every number that JSON has fits."""
+    """JSON of a part of the request, named `where`. Raises Refused."""
     try:
         return encode(value).decode()
-    except (OverflowError, RecursionError):
-        raise bad_request(f"{where} holds a number that is too large", param=where) from None
+    except RecursionError:
+        raise bad_request(f"{where} is nested too deeply", param=where) from None
 
 
 def dump_rest(fields: Mapping[str, Any]) -> str:
