@@ -1,4 +1,4 @@
-"""JSON of OpenAI's dialects: bodies in, with errors that name the key; bytes out."""
+"""Requests as typed Structs, with errors that name the key; answers as JSON."""
 
 import json
 import re
@@ -13,21 +13,7 @@ T = TypeVar("T")
 SHOWN = 200
 """Characters of an error that are sent: values of the request can be in it."""
 
-_parse = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-
-
-def parsed(body: bytes) -> dict[str, Any]:
-    """A JSON object. Raises Refused (400)."""
-    try:
-        data = _parse(body)
-    except RecursionError:
-        raise bad_request("The body is nested too deeply.") from None
-    except ValueError as error:  # broken JSON, bytes that are not UTF-8, half a surrogate pair, numbers out of range
-        raise bad_request(f"The body is not valid JSON: {str(error)[:SHOWN]}") from None
-    if not isinstance(data, dict):
-        raise bad_request("The body should be a JSON object.")
-    return data
 
 
 def fitting(data: dict[str, Any], shape: type[T]) -> T:
@@ -45,8 +31,8 @@ def _wrong(text: str) -> Refused:
     if missing := re.fullmatch(r"Object missing required field `(\w+)`", what):
         param = ".".join(filter(None, (where, missing[1])))
         return bad_request(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
-    kind = "invalid_type" if " got `" in what else "invalid_value"
-    return bad_request(f"Invalid {kind[8:]} for '{where}': {what[:SHOWN]}.", param=where, code=kind)
+    wrong = "type" if " got `" in what else "value"
+    return bad_request(f"Invalid {wrong} for '{where}': {what[:SHOWN]}.", param=where, code=f"invalid_{wrong}")
 
 
 def encode(value: Any) -> bytes:

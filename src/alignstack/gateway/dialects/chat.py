@@ -13,7 +13,8 @@ import msgspec
 from alignstack.core.messages import Message, Role, ToolCall
 from alignstack.core.ports import Delta, Sampling
 from alignstack.gateway.call import Call, Choice, Ending, Head, Refused, bad_request
-from alignstack.gateway.dialects.body import encode, fitting, parsed
+from alignstack.gateway.dialects.body import encode, fitting
+from alignstack.gateway.dialects.fields import dump, parse
 from alignstack.gateway.dialects.moderations import report
 
 MAX_CHOICES = 16
@@ -116,7 +117,7 @@ class Chat:
     name = "chat"
 
     def decode(self, body: bytes) -> Call:
-        data = parsed(body)
+        data = parse(body)
         asked = fitting(data, _Asked)
         return Call(
             messages=tuple(map(_message, asked.messages, data["messages"], range(len(asked.messages)))),
@@ -125,7 +126,7 @@ class Chat:
                 temperature=asked.temperature,
                 top_p=asked.top_p,
                 max_tokens=asked.max_completion_tokens or asked.max_tokens,
-                more=_others(data, TAKEN),
+                more=_others(data, TAKEN, "the body"),
             ),
             model=asked.model or "",
             stream=asked.stream is True,
@@ -218,7 +219,7 @@ def _line(data: bytes) -> bytes:
 
 def _message(turn: _Turn, raw: dict[str, Any], number: int) -> Message:
     role, content = ROLES[turn.role], turn.content
-    if isinstance(content, str) and raw.keys() <= PLAIN:
+    if isinstance(content, str) and raw.keys() <= PLAIN and role != "tool":
         return Message(role=role, content=content)
     if content is None and role != "assistant":
         raise _missing(f"messages[{number}].content")
@@ -245,7 +246,7 @@ def _content(content: str | list[_Part] | None, raw: Any, where: str) -> tuple[s
     said = [text for number, part in enumerate(raw) for text in _texts(part, f"{where}[{number}]")]
     media = tuple(part.type for part in content if part.type not in ("text", "refusal"))
     plain = len(raw) == 1 and raw[0].keys() == {"type", "text"} and not media
-    return "" if plain or not raw else encode(raw).decode(), said, media
+    return "" if plain or not raw else dump(raw, where), said, media
 
 
 def _texts(part: dict[str, Any], where: str) -> list[str]:
@@ -263,7 +264,7 @@ def _calls(turn: _Turn, raw: dict[str, Any], where: str) -> tuple[tuple[ToolCall
         calls.append(ToolCall(id=name, name=name, arguments=arguments))
     special = any(call.keys() - {"id", "type", "function"} for call in raw.get("tool_calls") or ())
     known = TURN | {"name"} if turn.role == "function" else TURN
-    return tuple(calls), _others(raw, known - {"tool_calls"} if special else known)
+    return tuple(calls), _others(raw, known - {"tool_calls"} if special else known, where)
 
 
 def _call(call: _ToolCall, where: str) -> ToolCall:
@@ -278,11 +279,11 @@ def _missing(param: str) -> Refused:
     return bad_request(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 
 
-def _others(data: dict[str, Any], known: frozenset[str]) -> str:
+def _others(data: dict[str, Any], known: frozenset[str], where: str) -> str:
     """JSON object of the keys that are not known; empty when there are none."""
     if data.keys() <= known:
         return ""
-    return encode({key: value for key, value in data.items() if key not in known}).decode()
+    return dump({key: value for key, value in data.items() if key not in known}, where)
 
 
 def _mode(asked: _Moderation | None) -> Literal["", "score", "block"]:
@@ -357,12 +358,14 @@ def _safe(more: str) -> dict[str, Any]:
 def _merged(pieces: Iterable[str]) -> dict[str, Any]:
     """The keys of all pieces of a choice: the lists of `logprobs` joined, of other keys the last value."""
     together: dict[str, Any] = {}
-    logprobs: dict[str, list[Any]] = {}
+    logprobs: dict[str, Any] = {"content": None, "refusal": None}
     for keys in map(_safe, pieces):
-        for name, tokens in (keys.pop("logprobs", None) or {}).items():
-            logprobs.setdefault(name, []).extend(tokens or ())
+        said = keys.pop("logprobs", None)
+        for name, tokens in said.items() if isinstance(said, dict) else ():
+            if isinstance(tokens, list) and tokens:
+                logprobs[name] = (logprobs.get(name) or []) + tokens
         together |= keys
-    return together | {"logprobs": {"content": None, "refusal": None, **logprobs}} if logprobs else together
+    return together | {"logprobs": logprobs} if any(logprobs.values()) else together
 
 
 def _usage(endings: Sequence[Ending]) -> dict[str, Any]:
@@ -375,13 +378,14 @@ def _usage(endings: Sequence[Ending]) -> dict[str, Any]:
 
 
 def _summed(details: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first answer's details; those of the completion summed over all answers."""
+    """The first answer's details; the numbers of the completion summed over all answers."""
     name = "completion_tokens_details"
-    first = dict(details[0])
-    for other in details[1:]:
-        theirs, ours = other.get(name) or {}, first.get(name) or {}
-        first[name] = {key: (ours.get(key) or 0) + (theirs.get(key) or 0) for key in {**ours, **theirs}}
-    return first
+    sums: dict[str, int] = {}
+    for counts in (found for answer in details if isinstance(found := answer.get(name), dict)):
+        for key, count in counts.items():
+            if isinstance(count, int):
+                sums[key] = sums.get(key, 0) + count
+    return {**details[0], name: sums} if sums else details[0]
 
 
 def _moderation(call: Call, endings: Iterable[Ending]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from alignstack.core.layer import Phase
 from alignstack.core.messages import Conversation, Message
 from alignstack.core.trace import Trace
 from alignstack.gateway.call import bad_request
-from alignstack.gateway.dialects.body import encode, fitting, parsed
+from alignstack.gateway.dialects.body import encode, fitting
+from alignstack.gateway.dialects.fields import parse
 from alignstack.policy.model import OpenAIName, Policy
 
 OPENAI_NAMES: tuple[str, ...] = get_args(OpenAIName)
@@ -99,7 +100,7 @@ class Question:
 
 def decode(body: bytes) -> Question:
     """Raises Refused (400)."""
-    asked = fitting(parsed(body), _Asked)
+    asked = fitting(parse(body), _Asked)
     given = [asked.input] if isinstance(asked.input, str) else asked.input
     texts = [item for item in given if isinstance(item, str)]
     parts = [item for item in given if isinstance(item, _Part)]
