@@ -13,6 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE / "peers"
+ENVIRONMENTS = Path.home() / ".cache" / "alignstack-bench"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +76,13 @@ CONTESTANTS: dict[str, Callable[[Place], Command]] = {
 }
 DIRECT = "direct"
 """The upstream itself."""
+UNGUARDED = (DIRECT, "floor")
 
 
 def environment(name: str, folder: Path) -> Path:
     """The virtual environment of one peer; made at the first use."""
     place = folder / name
-    if not (place / "bin" / name).exists() and not (place / "installed").exists():
+    if not (place / "installed").exists():
         print(f"installing {name} into {place} …", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
         pip = (str(place / "bin" / "python"), "-m", "pip", "install", "--quiet")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -94,6 +95,16 @@ def rss(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def guards(url: str) -> None:
+    """The word that every contestant's guard looks for is refused, in whatever way. Raises RuntimeError if not."""
+    try:
+        text = ask(url, False, whole_text, "Say FORBIDDEN.")
+    except urllib.error.HTTPError:
+        return
+    if text == TEXT:
+        raise RuntimeError(f"{url} lets the forbidden word through: its guard is not on")
+
+
 def check(url: str) -> None:
     """Both ways of asking give exactly the upstream's words. Raises RuntimeError; OSError when there is no answer."""
     for read, stream in ((whole_text, False), (streamed_text, True)):
@@ -102,8 +113,8 @@ def check(url: str) -> None:
             raise RuntimeError(f"{url} (stream: {stream}) answers {text[:200]!r}, not what the upstream said")
 
 
-def ask(url: str, stream: bool, read: Callable[[bytes], str]) -> str:
-    message = {"role": "user", "content": "Tell me a short story about a gateway."}
+def ask(url: str, stream: bool, read: Callable[[bytes], str], words: str = "Tell me a short story.") -> str:
+    message = {"role": "user", "content": words}
     body = json.dumps({"model": "mock", "stream": stream, "messages": [message], "max_tokens": 128}).encode()
     with urllib.request.urlopen(urllib.request.Request(url, body, HEADERS), timeout=30) as answer:
         return read(answer.read())

@@ -32,6 +32,7 @@ class Running:
 
     def __init__(self, name: str, base: str, pid: int) -> None:
         self.name = name
+        self.base = base
         self.url = f"{base}/v1/chat/completions"
         self.pid = pid
 
@@ -62,6 +63,8 @@ def everyone(names: Sequence[str], environments: Path, folder: Path, stack: Exit
         )
         command = contestants.CONTESTANTS[name](place)
         found.append(stack.enter_context(running(name, command, here, place.folder)))
+        if name not in contestants.UNGUARDED:
+            load.guards(found[-1].url)
         print(f"{name} runs", file=sys.stderr)
     return found
 
@@ -91,7 +94,7 @@ def rounds(
     results = defaultdict(list)
     for number in range(count):
         for scenario in scenarios:
-            contestants.get(f"{runners[0].url.partition('/v1')[0]}/pace/{scenario.pace_ms}")
+            contestants.get(f"{runners[0].base}/pace/{scenario.pace_ms}")
             for index in range(len(runners)):
                 one = runners[(index + number) % len(runners)]
                 measured = load.measure(scenario, one.url, one.pid, seconds)
@@ -123,7 +126,7 @@ def report(
 def options(argv: Sequence[str] | None) -> argparse.Namespace:
     names = (contestants.DIRECT, *contestants.CONTESTANTS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=Path, default=Path.home() / ".cache" / "alignstack-bench", metavar="DIR")
+    parser.add_argument("--peers", type=Path, default=contestants.ENVIRONMENTS, metavar="DIR")
     parser.add_argument("--seconds", type=int, default=5, help="for each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=names, default=list(names), metavar="NAME", help=", ".join(names))

@@ -93,7 +93,7 @@ async def ask_until(end: float, url: str, texts: Iterator[bytes], times: Times) 
 
 async def connected(url: str) -> Stream:
     parts = urlsplit(url)
-    _, stream = await asyncio.get_running_loop().create_connection(Stream, parts.hostname, parts.port)
+    _, stream = await asyncio.get_running_loop().create_connection(Stream, parts.hostname or "", parts.port or 80)
     return stream
 
 
