@@ -27,6 +27,8 @@ MAX_DECODED = 65_536
 """Characters in which encodings are looked for."""
 MAX_RUNS = 32
 """Encoded runs tried per text and encoding."""
+MAX_PHRASES = 1_000
+"""A text with more of the two characters that stand for whole phrases is read without them: it would grow 18-fold."""
 
 
 def readings(text: str) -> tuple[str, ...]:
@@ -75,6 +77,9 @@ _FOREIGN = re.compile(r"(?<![^\W\d_])[A-Za-z]*[^\W\d_A-Za-z][^\W\d_]*")
 """Words that are not all ASCII. The first condition keeps it linear: no word is tried twice."""
 _STRAIGHT = dict(zip("‘’‚‛“”„‟′″‐‑‒–—―−", "''''\"\"\"\"'\"-------", strict=True))
 _QUOTE = re.compile(f"[{''.join(_STRAIGHT)}]")
+_PHRASES = re.compile("[\ufdfa\ufdfb]")
+"""Two characters that stand for 18 and 8; no other stands for more than 6."""
+_PIECE = re.compile(rf"(?s).{{1,{MAX_DECODED}}}(?=[ \n]|\Z)|.{{1,{MAX_DECODED}}}")
 _CONTROLS = bytes(code for code in range(128) if INVISIBLE.match(chr(code)))
 
 
@@ -87,21 +92,35 @@ def fold(text: str) -> str:
 
 
 def _plain(visible: str) -> str:
-    if visible.isascii():
-        return visible
+    return visible if visible.isascii() else _piecewise(_plain_piece, visible)
+
+
+def _plain_piece(visible: str) -> str:
     bare = _MARKS.sub("", unicodedata.normalize("NFKD", visible))
-    return _visible(_FOREIGN.sub(_as_latin, bare))
+    return _visible_piece(_FOREIGN.sub(_as_latin, bare))
 
 
 def _visible(text: str) -> str:
     """NFKC without the characters that nobody sees, quotes and dashes straightened. Idempotent."""
     if text.isascii():  # bytes: several times faster, and most texts are of this kind
         return text.encode().translate(None, _CONTROLS).decode()
+    if text.count("\ufdfa") + text.count("\ufdfb") > MAX_PHRASES:
+        text = _PHRASES.sub(" ", text)
+    return _piecewise(_visible_piece, text)
+
+
+def _visible_piece(text: str) -> str:
     text = _QUOTE.sub(lambda match: _STRAIGHT[match[0]], INVISIBLE.sub("", text))
     if text.isascii():
         return text
     text = INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     return unicodedata.normalize("NFKC", text)
+
+
+def _piecewise(change: Callable[[str], str], text: str) -> str:
+    """In pieces that end before a space, as long as there are any: of a long text in another script other threads get
+    their turn between two pieces, and no call takes long."""
+    return change(text) if len(text) <= MAX_DECODED else "".join(map(change, _PIECE.findall(text)))
 
 
 def _as_latin(match: re.Match[str]) -> str:
