@@ -31,7 +31,7 @@ ROUNDING = 1e-6
 """Seconds by which sums of fractions may be off; far less than the time between two requests under any real limit."""
 
 MAX_BUCKETS = 65_536
-"""Chosen by hand: 25 MB. Names of people are the client's own text, so their number needs a bound; the bucket that was
+"""Chosen by hand: 14 MB. Names of people are the client's own text, so their number needs a bound; the bucket that was
 used least recently goes first, and it is back to full at the latest after a minute."""
 
 
