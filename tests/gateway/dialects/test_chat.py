@@ -158,6 +158,11 @@ class TestDecode:
         (message,) = decode(messages=[{"role": "user", "content": [{"type": kind, "text": "bomb"}]}]).messages
         assert (message.content, message.media) == ("bomb", (kind,))
 
+    def test_media_cannot_hide_in_a_text_part(self) -> None:
+        part = {"type": "text", "text": "hi", "image_url": {"url": "http://127.0.0.1"}}
+        (message,) = decode(messages=[{"role": "user", "content": [part]}]).messages
+        assert (message.content, message.media) == ("hi", ("image_url",))
+
     def test_text_cannot_hide_in_a_key_given_twice(self) -> None:
         body = b'{"messages":[{"role":"user","content":[{"type":"text","text":"bomb","text":"hi","x":1}]}]}'
         (message,) = CHAT.decode(body).messages
@@ -292,7 +297,7 @@ BODIES = st.fixed_dictionaries(
 
 
 class TestAnyRequest:
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=200, deadline=None)
     @given(BODIES)
     def test_a_body_is_read_or_refused(self, body: dict[str, Any]) -> None:
         self.check(json.dumps(body).encode())

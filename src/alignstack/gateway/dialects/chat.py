@@ -30,6 +30,8 @@ ROLES: Mapping[str, Role] = {
 }
 READABLE = ("text", "refusal", "thinking")
 """Keys of a content part that model servers take for text, whatever the part says of its type."""
+UNREADABLE = frozenset({"image_url", "input_audio", "file", "audio_url", "video_url"})
+"""Those that they may take for media in the same way."""
 
 Kind = Annotated[str, msgspec.Meta(max_length=64)]
 
@@ -225,7 +227,7 @@ def _message(turn: _Turn, raw: dict[str, Any], number: int) -> Message:
         raise _missing(f"messages[{number}].content")
     if turn.role == "tool" and turn.tool_call_id is None:
         raise _missing(f"messages[{number}].tool_call_id")
-    parts, said, media = _content(content, raw.get("content"), f"messages[{number}].content")
+    parts, said, media = _content(raw.get("content"), f"messages[{number}].content")
     said += [turn.refusal] if turn.refusal else []
     calls, more = _calls(turn, raw, f"messages[{number}].tool_calls")
     return Message(
@@ -239,12 +241,12 @@ def _message(turn: _Turn, raw: dict[str, Any], number: int) -> Message:
     )
 
 
-def _content(content: str | list[_Part] | None, raw: Any, where: str) -> tuple[str, list[str], tuple[str, ...]]:
+def _content(raw: Any, where: str) -> tuple[str, list[str], tuple[str, ...]]:
     """`Message.parts`, the texts, and `Message.media`."""
-    if content is None or isinstance(content, str):
-        return "", [content] if content else [], ()
+    if raw is None or isinstance(raw, str):
+        return "", [raw] if raw else [], ()
     said = [text for number, part in enumerate(raw) for text in _texts(part, f"{where}[{number}]")]
-    media = tuple(part.type for part in content if part.type not in ("text", "refusal"))
+    media = tuple(kind for part in raw for kind in _media(part))
     plain = len(raw) == 1 and raw[0].keys() == {"type", "text"} and not media
     return "" if plain or not raw else dump(raw, where), said, media
 
@@ -253,6 +255,11 @@ def _texts(part: dict[str, Any], where: str) -> list[str]:
     if part["type"] in ("text", "refusal") and part.get(part["type"]) is None:
         raise _missing(f"{where}.{part['type']}")
     return [part[key] for key in READABLE if isinstance(part.get(key), str)]
+
+
+def _media(part: dict[str, Any]) -> list[str]:
+    hidden = sorted(part.keys() & UNREADABLE - {part["type"]})
+    return hidden if part["type"] in ("text", "refusal") else [part["type"], *hidden]
 
 
 def _calls(turn: _Turn, raw: dict[str, Any], where: str) -> tuple[tuple[ToolCall, ...], str]:
