@@ -18,6 +18,7 @@ from alignstack.cli.layers import layers
 from alignstack.cli.lineage import lineage
 from alignstack.cli.policy import policy
 from alignstack.cli.schema import schema
+from alignstack.cli.serve import serve
 from alignstack.cli.trace import trace
 from alignstack.cli.train import train
 from alignstack.cli.why import why
@@ -39,7 +40,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, ask, audit, attribute, why, train, lineage, classify, policy, trace, layers, schema):
+for command in (demo, ask, serve, audit, attribute, why, train, lineage, classify, policy, trace, layers, schema):
     cli.add_command(command)
 
 

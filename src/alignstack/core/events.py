@@ -89,8 +89,9 @@ class ModelEvent:
 class OutcomeEvent:
     """How it ended for the client."""
 
-    status: Literal["delivered", "blocked", "cut", "unavailable"]
-    """`blocked`: nothing but the refusal text; `cut`: a stream ended early; `unavailable`: no answer could be had."""
+    status: Literal["delivered", "blocked", "cut", "unavailable", "abandoned"]
+    """`blocked`: nothing but the refusal text; `cut`: a stream ended early; `unavailable`: no answer could be had;
+    `abandoned`: the client went away."""
     delivered: str
     """The text the client received."""
     released_tokens: int = 0

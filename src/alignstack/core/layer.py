@@ -75,7 +75,9 @@ class View:
         """SHA-256 of the exact input bytes (on a stream, of those and of where the looks before had ended): with the
         layer's version, the key of the memo."""
         if "digest" not in self._once:
-            before, draft = (self.earlier, (self.draft or "")[self.seen :]) if self.earlier else (self.messages, self.draft)
+            before, draft = (
+                (self.earlier, (self.draft or "")[self.seen :]) if self.earlier else (self.messages, self.draft)
+            )
             self._once["digest"] = digest(self.phase, before, draft, self.final)
         return str(self._once["digest"])
 

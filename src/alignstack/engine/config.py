@@ -44,11 +44,11 @@ def load_stack(path: Path | str | None = None) -> Stack:
 
 def _fingerprint(stack: Stack, written: Mapping[str, Any]) -> str:
     """SHA-256 over the file as written (`${NAME}` unexpanded, so no secret enters, and without the place of the policy
-    or of any absolute path) and over the versions of everything it led to."""
+    or of any absolute path, and without the gateway's settings) and over the versions of everything it led to."""
     models = [stack.model.version, stack.reference.version if stack.reference else None]
     layers = [[placed.name, placed.info.version] for placed in stack.layers]
     judges = [[judge.name, judge.version] for judge in stack.judges]
-    config = {key: _without_places(value) for key, value in written.items() if key != "policy"}
+    config = {key: _without_places(value) for key, value in written.items() if key not in ("policy", "serve")}
     parts = [config, layers, models, judges, stack.policy.fingerprint]
     return sha256(json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str).encode()).hexdigest()
 

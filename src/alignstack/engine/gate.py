@@ -1,6 +1,6 @@
 """The token gate: what of a stream may leave. A pure state machine, without clocks or tasks.
 
-An answer is offered in pieces. A piece leaves once every holder has cleared all of its tokens; a cut stops everything that
+An answer is offered in pieces. A piece leaves once every holder has cleared all of its tokens; a cut stops what
 has not left. Holders are the enforcing output layers, and whoever else must have decided first.
 """
 

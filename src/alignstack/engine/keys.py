@@ -87,3 +87,4 @@ class StackKeys(BaseModel):
     window: int = Field(default=16, ge=1, description="tokens between two checks of the output layers on a stream")
     refusal: str | None = Field(default=None, min_length=1, description="what a blocked client receives; the policy's")
     on_block: Literal["refusal", "error"] = Field(default="refusal", description="`error`: HTTP 400 `content_filter`")
+    serve: dict[str, Any] = Field(default_factory=dict, description="the gateway's settings; see limits.md")

@@ -55,19 +55,13 @@ async def run(
     async def keep(pieces: Sequence[Delta]) -> None:
         """The outcome has them."""
 
-    async with serving(
-        replace(stack, streaming=False),
-        messages,
-        clock=clock,
-        trace_id=trace_id,
-        caller=caller,
-        off=off,
-        sampling=sampling,
-        ask=ask,
-        release=keep,
-    ) as served:
+    whole = replace(stack, streaming=False)
+    serving = Serving(
+        whole, clock=clock, trace_id=trace_id, caller=caller, off=off, sampling=sampling, ask=ask, release=keep
+    )
+    async with serving.answer(messages):
         pass
-    return served.trace
+    return serving.trace
 
 
 async def stream(
@@ -89,27 +83,20 @@ async def stream(
     async def release(pieces: Sequence[Delta]) -> None:
         texts.put_nowait("".join(piece.read for piece in pieces))
 
-    async def serve() -> Trace:
-        served: Served | None = None
+    serving = Serving(
+        stack, clock=clock, trace_id=trace_id, caller=caller, off=off, sampling=sampling, ask=ask, release=release
+    )
+
+    async def answer() -> Trace:
         try:
-            async with serving(
-                stack,
-                messages,
-                clock=clock,
-                trace_id=trace_id,
-                caller=caller,
-                off=off,
-                sampling=sampling,
-                ask=ask,
-                release=release,
-            ) as served:
-                if served.outcome.status == "blocked":
-                    texts.put_nowait(served.outcome.delivered)
+            async with serving.answer(messages) as outcome:
+                if outcome.status == "blocked":
+                    texts.put_nowait(outcome.delivered)
         finally:
             texts.put_nowait(None)
-        return served.trace
+        return serving.trace
 
-    going = asyncio.ensure_future(serve())
+    going = asyncio.ensure_future(answer())
     try:
         while (text := await texts.get()) is not None:
             yield text
@@ -117,29 +104,6 @@ async def stream(
     finally:
         going.cancel()
         await asyncio.wait([going])
-
-
-@asynccontextmanager
-async def serving(
-    stack: Stack,
-    messages: Conversation,
-    *,
-    clock: Clock,
-    trace_id: str,
-    caller: str = "",
-    off: frozenset[str] = frozenset(),
-    sampling: Sampling | None = None,
-    ask: Check = check,
-    release: Release,
-) -> AsyncIterator["Served"]:
-    """One request, answered in pieces as the gate releases them. The body of the `async with` is entered when the
-    outcome is known; of a request that is blocked nothing was released. On leaving, shadow layers have decided, and the
-    trace is complete. Errors as in `run`. To cancel is to abandon the request: the model stops."""
-    _check_off(stack, off)
-    served = Served(stack, clock, caller, off, sampling, ask, release, trace_id)
-    async with asyncio.TaskGroup() as tasks:
-        await served.serve(messages, tasks)
-        yield served
 
 
 def _check_off(stack: Stack, off: frozenset[str]) -> None:
@@ -151,44 +115,49 @@ def _check_off(stack: Stack, off: frozenset[str]) -> None:
         raise ConfigError([Problem(where=f"{stack.source}: model", what=what)])
 
 
-class Served:
-    """One request on its way down, and what came of it."""
-
-    outcome: OutcomeEvent
-    tasks: asyncio.TaskGroup
+class Serving:
+    """One request on its way down, and what came of it. Made for one request; raises like `run`."""
 
     def __init__(
         self,
         stack: Stack,
+        *,
         clock: Clock,
-        caller: str,
-        off: frozenset[str],
-        sampling: Sampling | None,
-        ask: Check,
-        release: Release,
         trace_id: str,
+        caller: str = "",
+        off: frozenset[str] = frozenset(),
+        sampling: Sampling | None = None,
+        ask: Check = check,
+        release: Release,
     ) -> None:
+        _check_off(stack, off)
         self.stack = stack
         self.clock = clock
+        self.trace_id = trace_id
         self.caller = caller
         self.off = off
         self.sampling = sampling or stack.sampling
         self.ask = ask
         self.release = release
-        self.trace_id = trace_id
         self.started, self.tick = clock.now(), clock.tick()
+        self.outcome: OutcomeEvent | None = None
         self.events: list[Event] = []
         self.sent: list[str] = []
         self.sending = asyncio.Lock()
+        self.tasks = asyncio.TaskGroup()
         self.racing: list[Asked] = []
         self.enforcing: list[asyncio.Task[Answer]] = []
 
-    async def serve(self, messages: Conversation, tasks: asyncio.TaskGroup) -> None:
-        self.tasks = tasks
+    @asynccontextmanager
+    async def answer(self, messages: Conversation) -> AsyncIterator[OutcomeEvent]:
+        """The body of the `async with` is entered when the outcome is known; of a request that is blocked nothing was
+        released. On leaving, shadow layers have decided. To cancel is to abandon the request: the model stops."""
         self.events.append(RequestEvent(messages=messages, caller=self.caller))
-        outcome = await self._outcome(messages)
-        self.outcome = replace(outcome, seconds=self.clock.tick() - self.tick)
-        _cancel(self.enforcing)
+        async with self.tasks:
+            outcome = await self._outcome(messages)
+            self.outcome = replace(outcome, seconds=self.clock.tick() - self.tick)
+            _cancel(self.enforcing)
+            yield self.outcome
 
     @property
     def said(self) -> ModelEvent | None:
@@ -197,22 +166,27 @@ class Served:
 
     @property
     def trace(self) -> Trace:
-        """Everything that happened so far; complete after `serving`."""
+        """Everything that happened so far."""
+        outcome = self.outcome or self._abandoned()
         return Trace(
             id=self.trace_id,
             stack=self.stack.fingerprint,
             stack_source=self.stack.source,
             started=self.started,
-            censored=self._censored(),
-            events=(*self.events, self.outcome),
+            censored=self._censored(outcome),
+            events=(*self.events, outcome),
         )
 
-    def _censored(self) -> bool:
+    def _abandoned(self) -> OutcomeEvent:
+        seconds = self.clock.tick() - self.tick
+        return OutcomeEvent(status="abandoned", delivered="".join(self.sent), seconds=seconds)
+
+    def _censored(self, outcome: OutcomeEvent) -> bool:
         """Was any layer that is on, the model included, not asked, or not asked about the whole answer?"""
         asked = {event.layer for event in self.events if isinstance(event, LayerEvent | LayerError)}
         on = {p.name for p in self.stack.layers if p.layer is not None} - self.off
         said = any(isinstance(event, ModelEvent) and event.finish != "cancelled" for event in self.events)
-        stopped = self.outcome.status in ("cut", "blocked") and self.stack.streams(self.off)
+        stopped = outcome.status in ("cut", "blocked") and self.stack.streams(self.off)
         return bool(on - asked) or not said or stopped
 
     async def _outcome(self, messages: Conversation) -> OutcomeEvent:
@@ -271,9 +245,11 @@ class Served:
     async def _whole(self, view: View) -> OutcomeEvent:
         """Nothing leaves before everything has been said and checked."""
         generation = self._generation(view, whole=True)
-        refused = await self._drained(generation)
-        said = generation.event()
-        self.events.append(said)
+        try:
+            refused = await self._drained(generation)
+        finally:
+            said = generation.event()
+            self.events.append(said)
         if refused:
             return self._blocked()
         if generation.ending == "unavailable":
@@ -298,10 +274,12 @@ class Served:
         """Pieces leave one by one, each after the enforcing output layers have seen it."""
         flow = _Flow(self, view, self._generation(view, whole=False))
         reading = self.tasks.create_task(flow.read())
-        await flow.release()
-        stopped = flow.gate.is_cut
-        await _finish(reading, cancel=stopped)
-        self.events.append(flow.generation.event())
+        try:
+            await flow.release()
+            stopped = flow.gate.is_cut
+            await _finish(reading, cancel=stopped)
+        finally:
+            self.events.append(flow.generation.event())
         if stopped and not flow.gate.released:
             return self._blocked()
         outcome = self._delivered(flow.gate.released)
@@ -325,19 +303,19 @@ class _Flow:
     """One answer on its way through the gate. One side reads the model and asks the output layers, the other waits for
     those of them that take time. While all answer at once the first side does everything."""
 
-    def __init__(self, served: Served, view: View, generation: Generation) -> None:
-        self.served, self.view, self.generation = served, view, generation
-        self.layers = served.stack.acting("output", served.off)
+    def __init__(self, serving: Serving, view: View, generation: Generation) -> None:
+        self.serving, self.view, self.generation = serving, view, generation
+        self.layers = serving.stack.acting("output", serving.off)
         self.holders = [placed.name for placed in self.layers if placed.mode == "enforce"]
-        self.gate: Gate[Delta] = Gate([*self.holders, *([RACING] if served.racing else [])])
+        self.gate: Gate[Delta] = Gate([*self.holders, *([RACING] if serving.racing else [])])
         self.looks: asyncio.Queue[Look | None] = asyncio.Queue(AHEAD)
-        self.waiting = len(served.racing)
+        self.waiting = len(serving.racing)
         """Decisions that are not made yet: what comes after them has to queue."""
 
     async def read(self) -> None:
         """Offers pieces, and has the layers look every so many tokens and at the end. The look at a prefix is put off
         until a further piece has come, since the last look is at the final text."""
-        gate, generation, window = self.gate, self.generation, self.served.stack.look_every
+        gate, generation, window = self.gate, self.generation, self.serving.stack.look_every
         looked: View | None = None
         looks, due = 0, gap(0, window)
         async with aclosing(generation.deltas()) as deltas:
@@ -357,7 +335,7 @@ class _Flow:
     async def _look(self, view: View) -> bool:
         """True when the stream was cut here and now."""
         tokens = self.gate.offered
-        asked = self.served._start(self.layers, view, tokens)
+        asked = self.serving._start(self.layers, view, tokens)
         if self.waiting or any(isinstance(answer, asyncio.Task) for answer in asked):
             self.waiting += 1
             await self.looks.put((tokens, asked))
@@ -376,11 +354,11 @@ class _Flow:
     async def release(self) -> None:
         """Takes the looks in order, so that what has left does not depend on which layer is quicker; returns at the
         end of the answer or when it was cut."""
-        if self.served.racing:
-            if await _any_blocks(self.served.racing):
+        if self.serving.racing:
+            if await _any_blocks(self.serving.racing):
                 self.gate.cut()
                 return
-            self.waiting -= len(self.served.racing)
+            self.waiting -= len(self.serving.racing)
             self.gate.lift(RACING)
             await self._send()
         while (look := await self.looks.get()) is not None:
@@ -391,8 +369,8 @@ class _Flow:
 
     async def _send(self) -> None:
         """One at a time: pieces leave in order even when the client is slow."""
-        async with self.served.sending:
-            await self.served._send(self.gate.take())
+        async with self.serving.sending:
+            await self.serving._send(self.gate.take())
 
 
 def _rewritten(generation: Generation, text: str) -> Sequence[Delta]:

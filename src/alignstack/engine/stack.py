@@ -80,6 +80,11 @@ class Stack:
         return tuple(p.name for p in self.layers if p.barrier and (p.name != WEIGHTS or self.reference is not None))
 
     @property
+    def shadows(self) -> bool:
+        """Are there layers that nobody waits for? Their verdicts may come after the answer."""
+        return any(p.mode == "shadow" and not p.info.quick for p in self.layers)
+
+    @property
     def enforced(self) -> frozenset[str]:
         """Names of all layers that act, the weights among them."""
         return frozenset(p.name for p in self.layers if p.mode == "enforce")

@@ -1,0 +1,92 @@
+"""What a request may use, used, and how it ended: from traces to ledger entries."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from alignstack.core.events import LayerError, LayerEvent, ModelEvent
+from alignstack.core.messages import Conversation
+from alignstack.core.ports import Sampling
+from alignstack.core.trace import Trace
+from alignstack.core.usage import Settled, Status
+from alignstack.engine.check import blocks
+from alignstack.redteam.judges.text import OPENINGS, opens_with, plain
+
+BYTES_PER_TOKEN = 3
+"""Of UTF-8. English has about four, code and other scripts have fewer; an estimate that is rather too high."""
+PER_MESSAGE = 4
+"""Tokens that chat templates add to a turn."""
+ANSWER = 1024
+"""Tokens reserved for an answer whose client sets no bound; chosen by hand."""
+OPENING = 200
+"""Characters in which an answer says that it declines."""
+
+WORST: tuple[Status, ...] = ("abandoned", "unavailable", "blocked", "cut", "refused", "delivered")
+"""Of several answers to one request the first of these names it."""
+
+
+def at_most(messages: Conversation, sampling: Sampling, n: int) -> tuple[int, int]:
+    """Input and output tokens that a request may use: the output exactly where the client or the stack sets a bound,
+    the input by a generous estimate, since the model's tokenizer is the model server's."""
+    text = sum(len(message.content.encode(errors="replace")) for message in messages) + len(sampling.more)
+    asked = text // BYTES_PER_TOKEN + PER_MESSAGE * (len(messages) + 1)
+    return asked * n, (sampling.max_tokens or ANSWER) * n
+
+
+def settled(traces: Sequence[Trace], *, now: float, seconds: float) -> Settled:
+    """One ledger entry for all answers to one request."""
+    said = [event for trace in traces for event in trace.events if isinstance(event, ModelEvent)]
+    statuses = [status(trace) for trace in traces]
+    blocker = next((event for trace in traces for event in blockers(trace)), None)
+    return Settled(
+        id=traces[0].id,
+        at=now,
+        status=min(statuses, key=WORST.index),
+        input_tokens=sum(event.input_tokens for event in said),
+        output_tokens=sum(event.output_tokens for event in said),
+        usd=sum(event.cost for event in said) + sum(_check_cost(trace) for trace in traces),
+        layer=blocker.layer if blocker else "",
+        hazard=(blocker.verdict.hazard or "") if isinstance(blocker, LayerEvent) else "",
+        seconds=seconds,
+    )
+
+
+def _check_cost(trace: Trace) -> float:
+    return sum(event.verdict.cost for event in trace.events if isinstance(event, LayerEvent))
+
+
+def status(trace: Trace) -> Status:
+    """Blocked by a layer and refused by the model are two things."""
+    outcome = trace.outcome
+    ended = outcome.status if outcome else "abandoned"
+    return "refused" if ended == "delivered" and declined(trace) else ended
+
+
+def declined(trace: Trace) -> bool:
+    """Did the model itself decline? It says so, or its answer opens like a refusal."""
+    said, outcome = trace.generation, trace.outcome
+    if said is not None and said.finish == "content_filter":
+        return True
+    opening = outcome.delivered[:OPENING] if outcome else ""
+    return opens_with(plain(opening), OPENINGS)
+
+
+def blockers(trace: Trace) -> list[LayerEvent | LayerError]:
+    """What stopped it, first come first."""
+    return [event for event in trace.layer_events if event.mode == "enforce" and blocks(event)]
+
+
+def price(model: object, input_tokens: int, output_tokens: int) -> float:
+    """US dollars, by the model client's own prices; 0 for one without."""
+    cost = getattr(model, "cost", None)
+    return float(cost(input_tokens, output_tokens)) if cost else 0.0
+
+
+def usage_details(event: ModelEvent | None) -> str:
+    """`Ending.usage`: an object, whatever the server sent."""
+    if event is None or not event.usage:
+        return ""
+    try:
+        return event.usage if isinstance(msgspec.json.decode(event.usage), dict) else ""
+    except msgspec.DecodeError:
+        return ""

@@ -1,0 +1,207 @@
+"""The gateway as a process: one or several uvicorn workers, what each of them opens and closes, reload and draining.
+
+SIGHUP reads the stack and policy files again: new requests use them, streams under way keep what they began with, and a
+file with an error changes nothing. SIGTERM stops taking requests and lets running ones end, for `serve.drain_seconds`.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from alignstack import __version__
+from alignstack.core.errors import AlignstackError, ConfigError, Problem
+from alignstack.gateway.abuse import Monitor
+from alignstack.gateway.app import Gateway
+from alignstack.gateway.background import Background
+from alignstack.gateway.concurrency import Caps
+from alignstack.gateway.deployment import Deployment, load
+from alignstack.gateway.limits import Limits
+from alignstack.gateway.listen import Guarded
+from alignstack.gateway.services import Services
+from alignstack.gateway.shared import connect
+from alignstack.store.clock import SystemClock
+from alignstack.store.home import database
+from alignstack.store.keys import KeyRing, SqliteKeys
+from alignstack.store.ledger import open_ledger
+from alignstack.store.traces import SqliteTraces
+from alignstack.store.writer import Writer
+from alignstack.telemetry.otel import Spans
+from alignstack.telemetry.prometheus import Metrics
+from alignstack.web.access import check_bind
+from alignstack.web.http import Receive, Scope, Send
+
+STACK = "ALIGNSTACK_SERVE_STACK"
+"""Tells worker processes which stack file to read."""
+EXPIRY_S = 600.0
+"""Between two looks for traces that are too old; chosen by hand."""
+
+log = logging.getLogger("alignstack.gateway")
+
+
+def serve(stack_file: Path | None, *, host: str, port: int, workers: int, listening: Callable[[str], None]) -> None:
+    """Runs until it is told to stop; `listening` is told where. Raises ConfigError before anything listens, for a stack file with errors and for
+    an address that others could reach without a key."""
+    deployment = load(stack_file)
+    check_bind(host, keys=KeyRing(SqliteKeys(), SystemClock()).any)
+    os.environ[STACK] = str(stack_file.resolve()) if stack_file else ""
+    config = uvicorn.Config(
+        "alignstack.gateway.server:create",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        loop="uvloop",
+        http=Guarded,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        log_level="warning",
+        backlog=2048,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=max(1, round(deployment.settings.drain_seconds)),
+        app_dir=None,
+    )
+    sockets = [_bound(config)]
+    shown = f"[{host}]" if ":" in host else host
+    listening(f"serving {deployment.stack.source} on http://{shown}:{sockets[0].getsockname()[1]}/v1")
+    try:
+        if workers > 1:
+            _Workers(config, target=uvicorn.Server(config).run, sockets=sockets).run()
+        else:
+            uvicorn.Server(config).run(sockets=sockets)
+    finally:
+        for opened in sockets:
+            opened.close()
+
+
+def _bound(config: uvicorn.Config) -> socket.socket:
+    """Raises ConfigError for an address that cannot be had."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((config.host, config.port))
+    except OSError as error:
+        listener.close()
+        what = f"cannot listen on {config.host}:{config.port}: {error.strerror}; choose another --port or --host"
+        raise ConfigError([Problem(where="--port", what=what)]) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+class _Workers(Multiprocess):
+    """uvicorn's own supervisor, which starts a killed worker again; SIGHUP goes to the workers, which reload in place."""
+
+    def handle_hup(self) -> None:
+        for worker in self.processes:
+            if worker.process.pid is not None:
+                os.kill(worker.process.pid, signal.SIGHUP)
+
+
+def create() -> "Worker":
+    """What each uvicorn worker calls."""
+    stack_file = os.environ.get(STACK)
+    return Worker(Path(stack_file) if stack_file else None)
+
+
+class Worker:
+    """One process's gateway and its lifespan."""
+
+    def __init__(self, stack_file: Path | None) -> None:
+        self.stack_file = stack_file
+        self.gateway = Gateway()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self.gateway(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            opened = services(load(self.stack_file))
+            self.gateway.services = await opened.__aenter__()
+        except AlignstackError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.gateway.services.draining = True
+        await opened.__aexit__(None, None, None)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def reload(self) -> None:
+        """Takes over the files as they are now, or says what is wrong with them and goes on as before."""
+        metrics = self.gateway.services.metrics
+        try:
+            self.gateway.services.deployment = load(self.stack_file)
+        except AlignstackError as error:
+            log.error("the stack file was not taken over: %s", error)
+            metrics.reloaded(ok=False)
+            return
+        log.warning("serving stack %s", self.gateway.services.deployment.stack.fingerprint[:12])
+        metrics.reloaded(ok=True)
+
+
+@asynccontextmanager
+async def services(deployment: Deployment) -> AsyncIterator[Services]:
+    """Everything a worker opens, closed in the end. Raises ConfigError, DataError, Unavailable."""
+    clock, settings = SystemClock(), deployment.settings
+    writer = Writer(database())
+    keys = SqliteKeys(clock=clock)
+    ledger = await open_ledger(settings.ledger, writer)
+    shared = connect(settings.storage)
+    metrics = Metrics(version=__version__)
+    monitor = Monitor(settings.abuse, ledger=ledger, keys=keys, clock=clock, metrics=metrics)
+    endpoint = settings.telemetry.otlp_endpoint
+    made = Services(
+        deployment=deployment,
+        clock=clock,
+        ring=KeyRing(keys, clock),
+        limits=Limits(settings, clock, shared),
+        caps=Caps(settings, shared),
+        ledger=ledger,
+        traces=SqliteTraces(writer=writer),
+        metrics=metrics,
+        monitor=monitor,
+        background=Background(),
+        spans=Spans(endpoint, version=__version__, content=settings.telemetry.content) if endpoint else None,
+        writer=writer,
+    )
+    chores = [asyncio.ensure_future(monitor.run()), asyncio.ensure_future(_expire(made))]
+    try:
+        yield made
+    finally:
+        for chore in chores:
+            chore.cancel()
+        await asyncio.wait(chores)
+        await made.background.aclose(5.0)
+        await ledger.aclose()
+        await writer.aclose()
+        if shared is not None:
+            await shared.close()
+        if made.spans is not None:
+            await asyncio.to_thread(made.spans.close)
+
+
+async def _expire(services: Services) -> None:
+    """Deletes traces that are older than `serve.traces.keep_days`."""
+    while True:
+        days = services.deployment.settings.traces.keep_days
+        try:
+            await asyncio.to_thread(services.traces.expire, services.clock.now() - days * 86_400)
+        except AlignstackError as error:
+            log.warning("old traces were not deleted: %s", error)
+        await asyncio.sleep(EXPIRY_S)

@@ -1,0 +1,63 @@
+"""What one worker process keeps for all its requests: stores, limits, counters. Built once, closed at the end."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from alignstack.core.errors import Unavailable
+from alignstack.core.ports import Clock
+from alignstack.core.usage import Ledger
+from alignstack.gateway.abuse import Monitor
+from alignstack.gateway.background import Background
+from alignstack.gateway.concurrency import Caps
+from alignstack.gateway.deployment import Deployment
+from alignstack.gateway.limits import Limits
+from alignstack.store.keys import KeyRing
+from alignstack.store.traces import SqliteTraces
+from alignstack.store.writer import Writer
+from alignstack.telemetry.otel import Spans
+from alignstack.telemetry.prometheus import Metrics
+
+PATIENCE_S = 2.0
+"""That the store may take before the gateway calls itself not ready; chosen by hand."""
+
+
+def new_id(now: float) -> str:
+    """32 hex digits: milliseconds since 1970, so that newer traces sort behind older ones, then 80 random bits."""
+    return f"{int(now * 1000):012x}{secrets.token_hex(10)}"
+
+
+@dataclass(kw_only=True)
+class Services:
+    """Everything but the deployment is the same for the life of the process."""
+
+    deployment: Deployment
+    clock: Clock
+    ring: KeyRing
+    limits: Limits
+    caps: Caps
+    ledger: Ledger
+    traces: SqliteTraces
+    metrics: Metrics
+    monitor: Monitor
+    background: Background
+    writer: Writer
+    spans: Spans | None = None
+    ids: Callable[[float], str] = new_id
+    draining: bool = False
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock.now()
+
+    async def problem(self) -> str:
+        """Why no request can be taken now; empty when one can."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self.writer.run(lambda connection: connection.execute("SELECT 1").fetchone())
+        except TimeoutError:
+            return "the store does not answer"
+        except Unavailable as error:
+            return str(error)
+        return ""

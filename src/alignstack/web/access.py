@@ -1,0 +1,63 @@
+"""Who may connect: addresses to listen on, names to answer to, pages that may call, credentials.
+
+Stops: a gateway without keys that listens to the whole network; web pages that reach a gateway on the visitor's own
+machine, directly (Origin) or through a name of theirs that resolves to it (Host, "DNS rebinding").
+Does not stop: programs on the same machine, when there are no keys.
+"""
+
+import ipaddress
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from alignstack.core.errors import ConfigError, Problem
+from alignstack.web.http import Scope, header
+
+
+def is_loopback(host: str) -> bool:
+    """`host` is a name or an address, without port."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_bind(host: str, *, keys: bool) -> None:
+    """Raises ConfigError for a gateway that anyone in the network could use."""
+    if keys or is_loopback(host):
+        return
+    what = (
+        f"{host!r} is reachable from other machines, and there are no keys: anyone could use the model. "
+        "Make one with `alignstack keys add NAME`, or listen on 127.0.0.1"
+    )
+    raise ConfigError([Problem(where="--host", what=what)])
+
+
+def hostname(text: str) -> str:
+    """The name in a Host header or an origin, in lower case; empty when there is none."""
+    try:
+        return (urlsplit(text if "//" in text else f"//{text}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def right_host(scope: Scope, allowed: Collection[str], *, keys: bool) -> bool:
+    """Was the gateway called by a name it answers to? Without keys and without `allowed` those are loopback names:
+    then the name is all that tells a local program from a web page that rebinds its own."""
+    host = hostname(header(scope, b"host"))
+    if allowed:
+        return host in allowed or is_loopback(host)
+    return keys or is_loopback(host)
+
+
+def right_origin(scope: Scope, allowed: Collection[str]) -> bool:
+    """Programs send no Origin; pages do, and only those of the gateway itself or of `allowed` may call."""
+    origin = header(scope, b"origin")
+    return not origin or origin in allowed or origin.partition("//")[2] == header(scope, b"host")
+
+
+def credential(scope: Scope) -> str:
+    """The secret that the client sent: `Authorization: Bearer …` (OpenAI) or `x-api-key` (Anthropic)."""
+    scheme, _, token = header(scope, b"authorization").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else header(scope, b"x-api-key").strip()

@@ -1,0 +1,107 @@
+"""The few things of ASGI that every route needs: a body within limits, an answer, and a way to hear that the client has
+gone. Plain ASGI: a web framework costs more than all safeguards together."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+JSON = (b"content-type", b"application/json")
+EVENTS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
+
+
+class TooLarge(Exception):
+    """The body is larger than allowed."""
+
+
+class TooSlow(Exception):
+    """The body did not come in time."""
+
+
+class Gone(Exception):
+    """The client closed the connection."""
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """The value of the first header of that (lower-case) name, or an empty string."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+async def body(scope: Scope, receive: Receive, *, limit: int, seconds: float) -> bytes:
+    """The whole request body. Raises TooLarge, TooSlow, Gone."""
+    length = header(scope, b"content-length")
+    if length.isdecimal() and int(length) > limit:
+        raise TooLarge
+    first = await _part(receive, seconds)
+    if not first.get("more_body"):
+        return _within(first.get("body", b""), limit)
+    parts = bytearray(_within(first.get("body", b""), limit))
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        part = await _part(receive, deadline - asyncio.get_running_loop().time())
+        parts += part.get("body", b"")
+        _within(parts, limit)
+        if not part.get("more_body"):
+            return bytes(parts)
+
+
+async def _part(receive: Receive, seconds: float) -> MutableMapping[str, Any]:
+    try:
+        async with asyncio.timeout(seconds):
+            message = await receive()
+    except TimeoutError:
+        raise TooSlow from None
+    if message["type"] == "http.disconnect":
+        raise Gone
+    return message
+
+
+def _within(data: Any, limit: int) -> Any:
+    if len(data) > limit:
+        raise TooLarge
+    return data
+
+
+async def respond(send: Send, status: int, content: bytes, headers: Headers = ()) -> None:
+    """One whole answer."""
+    length = (b"content-length", b"%d" % len(content))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": content})
+
+
+def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Header names and values as ASGI has them. Raises ValueError for a line break: it would end the header."""
+    found = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
+    if any(b"\r" in part or b"\n" in part for pair in found for part in pair):
+        raise ValueError("a header with a line break")
+    return found
+
+
+class Disconnect:
+    """Cancels the current task once the client has gone. `happened` tells this from other cancellations."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.happened = False
+        self._receive = receive
+        self._serving = asyncio.current_task()
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.happened = True
+        if self._serving is not None:
+            self._serving.cancel()
+
+    def forgive(self) -> None:
+        """The cancellation has done its work: the task goes on."""
+        if self._serving is not None:
+            self._serving.uncancel()
+
+    def stop(self) -> None:
+        """The answer is on its way: from here on the connection may close."""
+        self._watching.cancel()
