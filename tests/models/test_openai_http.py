@@ -188,8 +188,11 @@ async def test_closing_early_closes_the_connection() -> None:
         await client.aclose()
 
 
-async def test_concurrent_streams_share_one_session() -> None:
+async def test_connections_are_kept_and_used_again() -> None:
+    connections: set[object] = set()
+
     async def handler(request: web.Request) -> web.StreamResponse:
+        connections.add(request.transport)
         await asyncio.sleep(0.02)
         return web.Response(body=chunk("x", "stop"), content_type="text/event-stream")
 
@@ -200,26 +203,33 @@ async def test_concurrent_streams_share_one_session() -> None:
             return [item async for item in client.stream(user("hi"), SAMPLING)]
 
         assert len(await asyncio.gather(*(ask() for _ in range(20)))) == 20
-        assert len(client._server._sessions) == 1
+        assert len(connections) == 20
+        for _ in range(5):
+            assert await ask()
+        assert len(connections) == 20
         await client.aclose()
         assert await ask()
+        assert len(connections) == 21
         await client.aclose()
 
 
 @pytest.mark.filterwarnings("error")
-def test_sessions_close_with_their_loop_even_without_aclose(caplog: pytest.LogCaptureFixture) -> None:
-    client = model("http://127.0.0.1:9/v1")
+def test_kept_connections_close_with_their_loop_even_without_aclose() -> None:
+    kept: list[http.Wire] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=chunk("x", "stop"), content_type="text/event-stream")
 
     async def ask() -> None:
-        async with raw_server(head(), chunk("x", "stop")) as url:
-            nonlocal client
+        async with server(handler) as url:
             client = model(url)
             assert [item async for item in client.stream(user("hi"), SAMPLING)]
+            pool = await client._server.wires._pool(asyncio.get_running_loop())
+            kept.extend(pool.idle)
 
     asyncio.run(ask())
     gc.collect()
-    assert "Unclosed" not in caplog.text
-    assert all(kept.session.closed for kept in client._server._sessions.values())
+    assert len(kept) == 1 and not kept[0].open
 
 
 # ---------------------------------------------------------------- servers that fail

@@ -6,22 +6,21 @@ what happened, and holds neither the key nor the query of the address.
 """
 
 import asyncio
+import base64
 import json
-import os
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Annotated, Any, Protocol
-from weakref import WeakKeyDictionary
 
-import aiohttp
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
 from yarl import URL
 
 from alignstack.core.errors import ModelUnavailable
 from alignstack.core.ports import Delta, Finish
+from alignstack.models.wire import Failed, Patience, Wire, Wires
 
 MAX_BYTES = 16 * 2**20
 """An answer longer than this is a server gone wild: the gate and the trace keep answers in memory."""
@@ -37,10 +36,6 @@ RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
 BACKOFF_S = 0.5
 """Before the first retry; doubled for each further one, unless the server says `Retry-After`. Shortened by chance to
 no less than half, so that many callers do not come back at the same moment."""
-DRAIN_S = 1.0
-"""How long the end of a finished answer is waited for, so that its connection can be used again; chosen by hand."""
-KEEP_S = 55.0
-"""Seconds that an idle connection is kept; below the 60 s after which common proxies close theirs."""
 RESERVED = ("model", "messages", "stream")
 SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -112,17 +107,6 @@ class ServerConfig(BaseModel):
         return (input_tokens * self.input_price + output_tokens * self.output_price) / 1e6
 
 
-class Failed(Exception):
-    """An attempt that did not work; the text completes "model server 'http://…' …"."""
-
-    def __init__(self, what: str, *, status: int = 0, again: bool = False, wait_s: float | None = None) -> None:
-        super().__init__(what)
-        self.status = status
-        self.again = again
-        """Nothing of an answer was seen: another attempt may work."""
-        self.wait_s = wait_s
-
-
 class Answer(Protocol):
     """Reads one answer in the words of one API. All methods raise Failed."""
 
@@ -140,71 +124,63 @@ class Answer(Protocol):
 
 
 class Server:
-    """One session for each event loop, made when first needed. Closing an answer early closes its connection, which
-    tells the server to stop generating; one that was read to its end gives its connection back."""
+    """Asks, again where that may help. Closing an answer early closes its connection, which tells the server to stop
+    generating; one that was read to its end gives its connection back."""
 
     def __init__(self, config: ServerConfig, path: str, headers: Mapping[str, str], rng: Random | None = None) -> None:
         url = URL(config.base_url)
         self._config = config
-        address = url.with_user(None) if config.api_key else url  # a key and a password both claim one header
-        self._url = (address / path).with_query(url.query)
         self.shown = str(url.with_user(None).with_query(None).with_fragment(None))
         key = config.api_key.get_secret_value() if config.api_key else None
         self._secrets = tuple(filter(None, (key, url.password)))
-        self._headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json", **headers}
+        self._head = _head(url, path, headers if key else {**headers, **_basic(url)})
         self._rng = rng or Random()
-        self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, Kept] = WeakKeyDictionary()
+        self.wires = Wires(
+            url,
+            Patience(
+                timeout_s=config.timeout_s,
+                connect_timeout_s=config.connect_timeout_s,
+                idle_timeout_s=config.idle_timeout_s,
+            ),
+        )
 
     async def ask(self, body: bytes, answer: Answer, *, whole: bool) -> AsyncGenerator[Delta | Finish, None]:
         """`whole`: the answer was asked for as one JSON object, which comes when all of it has been generated. Raises
         ModelUnavailable."""
         try:
-            response = await self._connect(body, asyncio.get_running_loop().time() + self._config.timeout_s, whole)
-            ended = False
+            wire = await self._connect(body, asyncio.get_running_loop().time() + self._config.timeout_s, whole)
             try:
-                if response.content_type == "application/json":
-                    for delta in answer.whole(await _read(response)):
+                kind = wire.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+                if kind == b"application/json":
+                    for delta in answer.whole(await _read(wire)):
                         yield delta
-                elif response.content_type == "text/html":
+                elif kind == b"text/html":
                     raise Failed("answered with a web page instead of an event stream; does base_url end in /v1?")
                 else:
                     events = Events()
-                    async for part in response.content.iter_any():
+                    while not answer.done and (part := await wire.read()):
                         for event in events.feed(part):
                             for delta in answer.take(event):
                                 yield delta
-                        if answer.done:
-                            break
                     for event in () if answer.done else events.end():
                         for delta in answer.take(event):
                             yield delta
                 finish = answer.finish()
-                ended = answer.done and not response.content.at_eof()
-                yield finish
-            finally:
-                _give_back(response) if ended else response.close()
+            except BaseException:
+                wire.close()
+                raise
+            wire.leave(finished=answer.done)
         except Failed as failure:
-            raise self._unavailable(str(failure), failure.status, failure.wait_s) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            status = 504 if isinstance(error, TimeoutError) else 0
-            raise self._unavailable(self._describe(error), status) from None
+            raise self._unavailable(failure) from None
+        yield finish
 
     async def aclose(self) -> None:
-        """Closes the session of the running loop; a later answer opens a new one."""
-        kept = self._sessions.pop(asyncio.get_running_loop(), None)
-        if kept is not None:
-            await kept.keeper.aclose()
+        """Closes the connections of the running loop; a later answer opens new ones."""
+        await self.wires.aclose()
 
-    async def _session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        kept = self._sessions.get(loop)
-        if kept is None or kept.session.closed:
-            keeper = _keep_session(self._headers)
-            kept = self._sessions[loop] = Kept(keeper=keeper, session=await anext(keeper))
-        return kept.session
-
-    async def _connect(self, body: bytes, deadline: float, whole: bool) -> aiohttp.ClientResponse:
-        """The response whose status is 200, after as many attempts as it takes and are allowed."""
+    async def _connect(self, body: bytes, deadline: float, whole: bool) -> Wire:
+        """A connection on which an answer with status 200 begins, after as many attempts as it takes and are
+        allowed."""
         for attempt in range(self._config.max_retries + 1):
             try:
                 return await self._attempt(body, deadline, whole)
@@ -220,101 +196,69 @@ class Server:
     def _backoff(self, attempt: int) -> float:
         return BACKOFF_S * float(2**attempt) * self._rng.uniform(0.5, 1)
 
-    async def _attempt(self, body: bytes, deadline: float, whole: bool) -> aiohttp.ClientResponse:
-        session = await self._session()
+    async def _attempt(self, body: bytes, deadline: float, whole: bool) -> Wire:
+        wire = await self.wires.take(deadline)
         try:
-            # No redirects: the key must not travel to a host that the configuration does not name.
-            response = await session.post(
-                self._url, data=body, timeout=self._patience(deadline, whole), allow_redirects=False
-            )
-        except (aiohttp.ClientConnectionError, ConnectionError) as error:
-            late = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError)
-            status = 504 if isinstance(error, TimeoutError) else 0
-            raise Failed(self._describe(error), status=status, again=not late) from None
-        if response.status == 200:
-            return response
-        try:
-            raise await _refused(response)
-        finally:
-            response.close()
+            wire.send(b"%b%d\r\n\r\n%b" % (self._head, len(body), body), deadline, patient=whole)
+            await wire.head()
+            if wire.status != 200:
+                raise await _refused(wire)
+        except Failed as failure:
+            wire.leave(finished=False)
+            if wire.used and failure.again and not wire.status:
+                return await self._attempt(body, deadline, whole)  # it was kept for longer than the server would
+            raise
+        except BaseException:
+            wire.close()
+            raise
+        return wire
 
-    def _patience(self, deadline: float, whole: bool) -> aiohttp.ClientTimeout:
-        left = max(deadline - asyncio.get_running_loop().time(), 0.001)
-        idle = None if whole else self._config.idle_timeout_s
-        return aiohttp.ClientTimeout(total=left, sock_connect=self._config.connect_timeout_s, sock_read=idle)
-
-    def _unavailable(self, what: str, status: int, retry_after: float | None = None) -> ModelUnavailable:
+    def _unavailable(self, failure: Failed) -> ModelUnavailable:
         """Servers quote keys in their error texts."""
+        what = str(failure)
         for secret in self._secrets:
             what = what.replace(secret, "***")
-        return ModelUnavailable(
-            f"model server {self.shown!r} {what[:MAX_EXCERPT]}", status=status, retry_after=retry_after
-        )
-
-    def _describe(self, error: Exception) -> str:
-        match error:
-            case aiohttp.ConnectionTimeoutError():
-                return f"cannot be reached within {self._config.connect_timeout_s:g} s (connect_timeout_s)"
-            case aiohttp.SocketTimeoutError():
-                return f"sent nothing for {self._config.idle_timeout_s:g} s (idle_timeout_s)"
-            case TimeoutError():
-                return f"did not finish within {self._config.timeout_s:g} s (timeout_s)"
-            case aiohttp.ClientConnectorDNSError():
-                return "cannot be reached: its host name is not known"
-            case aiohttp.ClientSSLError():
-                return "cannot be reached: TLS failed"
-            case aiohttp.ClientConnectorError():
-                number = error.os_error.errno
-                return f"cannot be reached: {os.strerror(number).lower() if number else 'connection failed'}"
-            case aiohttp.ServerDisconnectedError():
-                return "closed the connection without an answer"
-            case aiohttp.ClientPayloadError() | aiohttp.ClientOSError() | ConnectionError():
-                return "dropped the connection in mid-answer"
-            case aiohttp.ClientResponseError():
-                return "sent something that is not HTTP"
-        return f"cannot be used: {type(error).__name__}"
+        text = f"model server {self.shown!r} {what[:MAX_EXCERPT]}"
+        return ModelUnavailable(text, status=failure.status, retry_after=failure.wait_s)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """The session of one event loop."""
-
-    keeper: AsyncGenerator[aiohttp.ClientSession, None]
-    session: aiohttp.ClientSession
-
-
-async def _keep_session(headers: Mapping[str, str]) -> AsyncGenerator[aiohttp.ClientSession, None]:
-    """A generator and not a plain session: a loop that ends closes its open generators, and so the session, even when
-    nobody called `aclose`."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S)
-    async with aiohttp.ClientSession(
-        headers=headers, connector=connector, cookie_jar=aiohttp.DummyCookieJar(), skip_auto_headers=("User-Agent",)
-    ) as session:
-        yield session
+def _head(url: URL, path: str, headers: Mapping[str, str]) -> bytes:
+    """A request up to the number of bytes in its body."""
+    target = (url / path).with_query(url.query).raw_path_qs
+    host = url.host_subcomponent if url.is_default_port() else f"{url.host_subcomponent}:{url.port}"
+    lines = {
+        "Host": host,
+        "User-Agent": "alignstack",
+        "Content-Type": "application/json",
+        "Accept": "text/event-stream, application/json",
+        "Accept-Encoding": "identity",
+        **headers,
+    }
+    text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"POST {target} HTTP/1.1\r\n{text}Content-Length: ".encode("ascii")
 
 
-def _give_back(response: aiohttp.ClientResponse) -> None:
-    """The last bytes of a finished answer are still on their way: its connection goes back to the others when they
-    arrive, and is closed when they do not."""
-    asyncio.get_running_loop().call_later(DRAIN_S, response.close)
+def _basic(url: URL) -> dict[str, str]:
+    """The header for a user and a password in the address."""
+    if not url.user and not url.password:
+        return {}
+    pair = f"{url.user or ''}:{url.password or ''}"
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
 # ---------------------------------------------------------------- bodies and events
 
 
-async def _refused(response: aiohttp.ClientResponse) -> Failed:
+async def _refused(wire: Wire) -> Failed:
     """What a status other than 200 means."""
-    status = response.status
     try:
-        raw = await response.content.readexactly(MAX_ERROR)
-    except asyncio.IncompleteReadError as end:
-        raw = end.partial
-    except (aiohttp.ClientError, OSError):
+        raw = await _read(wire, MAX_ERROR)
+    except Failed:
         raw = b""
     said = _excerpt(raw)
-    what = f"answered HTTP {status}" + (f": {said}" if said else "")
-    wait = _seconds(response.headers.get("Retry-After"))
-    return Failed(what, status=status, again=status in RETRIED, wait_s=wait)
+    what = f"answered HTTP {wire.status}" + (f": {said}" if said else "")
+    wait = _seconds(wire.headers.get(b"retry-after", b"").decode("latin-1"))
+    return Failed(what, status=wire.status, again=wire.status in RETRIED, wait_s=wait)
 
 
 def _excerpt(raw: bytes) -> str:
@@ -332,18 +276,20 @@ def words(error: object) -> str:
     return " ".join(re.sub(r"[^\x20-\x7e]", " ", message).split()) if isinstance(message, str) else ""
 
 
-def _seconds(header: str | None) -> float | None:
-    return float(header) if header and re.fullmatch(r"\d{1,4}(\.\d+)?", header) else None
+def _seconds(header: str) -> float | None:
+    return float(header) if re.fullmatch(r"\d{1,4}(\.\d+)?", header) else None
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    parts, total = list[bytes](), 0
-    async for part in response.content.iter_any():
-        total += len(part)
-        if total > MAX_BYTES:
+async def _read(wire: Wire, limit: int = 0) -> bytes:
+    """The whole body, or its first `limit` bytes."""
+    body = bytearray()
+    while part := await wire.read():
+        body += part
+        if limit and len(body) >= limit:
+            break
+        if len(body) > MAX_BYTES:
             raise _endless()
-        parts.append(part)
-    return b"".join(parts)
+    return bytes(body)
 
 
 def _endless() -> Failed:

@@ -4,7 +4,7 @@ How a server may fail, and what becomes of it, is in `alignstack.models.http`.
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -14,7 +14,8 @@ import msgspec
 
 from alignstack.core.messages import Message, digest
 from alignstack.core.ports import Delta, Finish, Sampling
-from alignstack.models.http import Failed, Server, ServerConfig, count, json_bytes, parse, words
+from alignstack.models.http import Server, ServerConfig, count, json_bytes, parse, words
+from alignstack.models.wire import Failed
 
 OURS = ("model", "messages", "stream", "stream_options", "n")
 """Keys of a request that its sender does not decide."""
@@ -158,6 +159,12 @@ class _Begun:
     id: str = ""
     name: str = ""
 
+    def learn(self, call_id: str, name: str) -> tuple[str, str]:
+        """What of it is new."""
+        new = "" if self.id else call_id, "" if self.name else name
+        self.id, self.name = self.id or call_id, self.name or name
+        return new
+
 
 class _Answer:
     """What the chunks so far add up to."""
@@ -219,40 +226,41 @@ class _Answer:
         choice = chunk.choices[0]
         self._reason = choice.finish_reason or self._reason
         piece = choice.delta or choice.message
-        found = list(self._read(piece)) if piece else []
-        if found and choice.logprobs:
+        found = self._read(piece) if piece else []
+        if choice.logprobs and found:
             found[0] = replace(found[0], more=_json({"logprobs": choice.logprobs}))
         self._deltas += len(found)
         return found
 
-    def _read(self, piece: _Piece) -> Iterator[Delta]:
+    def _read(self, piece: _Piece) -> list[Delta]:
+        found: list[Delta] = []
         thought = piece.reasoning_content or piece.reasoning
         if thought and isinstance(thought, str):
-            yield Delta(text=thought, kind="reasoning")
+            found.append(Delta(text=thought, kind="reasoning"))
         if piece.content:
-            yield Delta(text=piece.content)
+            found.append(Delta(text=piece.content))
         if piece.refusal:
-            yield Delta(text=piece.refusal, kind="refusal")
-        for call in piece.tool_calls or ():
-            yield from self._called(call)
-        if piece.function_call:
-            yield from self._called(_Call(index=0, function=piece.function_call))
+            found.append(Delta(text=piece.refusal, kind="refusal"))
+        if piece.tool_calls or piece.function_call:
+            calls = piece.tool_calls or [_Call(index=0, function=piece.function_call)]
+            found += [delta for call in calls if (delta := self._called(call))]
+        return found
 
-    def _called(self, call: _Call) -> Iterator[Delta]:
+    def _called(self, call: _Call) -> Delta | None:
         """Calls are numbered as they begin. Some servers leave out the index, give all calls the same one, or repeat
         id and name with every piece."""
         function = call.function or _Function()
         begun = self._calls.get(call.index)
-        other = bool(begun and call.id and begun.id and call.id != begun.id)
-        if fresh := begun is None or other or (call.index is None and not call.id and bool(function.name)):
+        other = begun and call.id and begun.id and call.id != begun.id
+        unmarked = call.index is None and not call.id and function.name
+        if begun is None or other or unmarked:
             begun = self._calls[call.index] = _Begun(number=self._begun)
             self._begun += 1
-        assert begun is not None
-        call_id, name = "" if begun.id else call.id or "", "" if begun.name else function.name or ""
-        begun.id, begun.name = begun.id or call_id, begun.name or name
-        if fresh or function.arguments or call_id or name:
-            text = function.arguments or ""
-            yield Delta(text=text, kind="call", index=begun.number, call_id=call_id, name=name)
+        call_id, name = begun.learn(call.id or "", function.name or "")
+        text = function.arguments or ""
+        if not (text or call_id or name):
+            return None
+        return Delta(text=text, kind="call", index=begun.number, call_id=call_id, name=name)
 
 
 def _carefully(event: bytes) -> _Chunk:
