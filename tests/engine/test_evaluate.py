@@ -127,8 +127,8 @@ async def test_streaming_notes_where_tokens_end_and_what_had_left_at_the_first_f
     built = stack(out, place(shadow, mode="shadow"), model=says("abcdefgh"), streaming=True, window=2)
     grid = await grid_of(built)
     assert grid.drafts[0].ends == tuple(range(1, 9))
-    assert (call(grid, "out").cut_at, call(grid, "first").cut_at) == (4, 0)
-    assert outcome(grid, built.enforced, REFUSAL).delivered == "abcd"
+    assert (call(grid, "out").cut_at, call(grid, "first").cut_at) == (3, 0)
+    assert outcome(grid, built.enforced, REFUSAL).delivered == "abc"
 
 
 async def test_without_streaming_a_block_leaves_nothing() -> None:
@@ -139,7 +139,7 @@ async def test_without_streaming_a_block_leaves_nothing() -> None:
 
 async def test_the_score_of_a_streamed_call_is_the_highest_of_its_looks() -> None:
     def rule(view: object) -> Verdict:
-        return Verdict(action="allow", score={2: 0.2, 4: 0.9, 5: 0.1}[len(view.text)])
+        return Verdict(action="allow", score={1: 0.2, 3: 0.9, 5: 0.1}[len(view.text)])
 
     built = stack(Rule("out", rule, phase="output"), model=says("abcde"), streaming=True, window=2)
     found = call(await grid_of(built), "out")

@@ -184,9 +184,10 @@ async def test_a_block_in_the_race_stops_generation(streaming: bool) -> None:
 async def test_a_stream_leaves_in_windows_after_the_output_layer_has_looked() -> None:
     out = Rule("out", allow, phase="output")
     pieces, trace = await streamed(stack(out, model=says("abcdefg"), streaming=True, window=3))
-    assert pieces == ["abc", "def", "g"]
-    assert [(view.draft, view.final) for view in out.seen] == [("abc", False), ("abcdef", False), ("abcdefg", True)]
-    assert [event.at_token for event in trace.layer_events] == [3, 6, 7]
+    assert pieces == ["a", "bcd", "efg"]
+    assert [(view.draft, view.final) for view in out.seen] == [("a", False), ("abcd", False), ("abcdefg", True)]
+    assert [view.recent(1) for view in out.seen] == ["a", "abcd", "abcdefg"]
+    assert [event.at_token for event in trace.layer_events] == [1, 4, 7]
 
 
 async def test_no_byte_leaves_before_every_enforcing_output_layer_has_seen_it() -> None:
@@ -204,8 +205,8 @@ async def test_a_cut_keeps_back_everything_since_the_last_look() -> None:
     out = Rule("out", flags("e"), phase="output")
     model = says("abcdefghij" * 9, delay=0.005)
     pieces, trace = await streamed(stack(out, model=model, streaming=True, window=2))
-    assert "".join(pieces) == "abcd"
-    assert (trace.outcome.status, trace.outcome.delivered, trace.outcome.released_tokens) == ("cut", "abcd", 4)
+    assert "".join(pieces) == "abc"
+    assert (trace.outcome.status, trace.outcome.delivered, trace.outcome.released_tokens) == ("cut", "abc", 3)
     assert trace.generation.finish == "cancelled"
     assert trace.censored
 
@@ -222,7 +223,7 @@ async def test_a_shadow_output_layer_holds_nothing() -> None:
     pieces, trace = await streamed(stack(shadow, model=says("abcd"), streaming=True, window=2))
     assert pieces == ["a", "b", "c", "d"]
     assert trace.outcome.seconds < 0.4
-    assert [event.at_token for event in trace.layer_events] == [2, 4]
+    assert [event.at_token for event in trace.layer_events] == [1, 3, 4]
 
 
 async def test_a_stack_that_does_not_stream_sends_one_piece() -> None:
@@ -241,8 +242,8 @@ async def test_a_stream_dropped_midway_delivers_what_had_been_cleared() -> None:
     out = Rule("out", allow, phase="output")
     model = says("abcdef", fails_after=5)
     pieces, trace = await streamed(stack(out, model=model, streaming=True, window=2))
-    assert "".join(pieces) == "abcd"
-    assert (trace.outcome.status, trace.outcome.delivered) == ("unavailable", "abcd")
+    assert "".join(pieces) == "abc"
+    assert (trace.outcome.status, trace.outcome.delivered) == ("unavailable", "abc")
 
 
 async def test_a_client_that_goes_away_stops_the_model() -> None:
@@ -258,8 +259,8 @@ async def test_tokens_in_one_piece_leave_together() -> None:
     out = Rule("out", flags("Z"), phase="output")
     model = Says(lambda messages: ["ab", "cd", "XYZ", "!"], tokens=len)
     pieces, trace = await streamed(stack(out, model=model, streaming=True, window=3))
-    assert "".join(pieces) == "abcd"
-    assert trace.outcome.released_tokens == 4
+    assert "".join(pieces) == "ab"
+    assert trace.outcome.released_tokens == 2
 
 
 async def test_a_layer_judges_only_its_first_characters() -> None:
