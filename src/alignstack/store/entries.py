@@ -40,7 +40,7 @@ FROM ledger a LEFT JOIN ledger s ON s.id = a.id AND s.event = 'settled' WHERE a.
 RECENT = f"""
 SELECT a.at, coalesce(s.status, ''), coalesce(s.layer, ''), coalesce(s.hazard, ''),
   coalesce(s.input_tokens + s.output_tokens, 0)
-{BOTH} AND a.key = ? AND a.at >= ? ORDER BY a.at, a.id
+{BOTH} AND a.key = ? AND a.at >= ? ORDER BY a.at DESC, a.id DESC LIMIT ?
 """
 
 ENTRIES = f"""

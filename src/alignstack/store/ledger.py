@@ -49,9 +49,9 @@ class SqliteLedger:
         rows = await self._rows(entries.usage(line), since, until, key, key)
         return [entries.used(row) for row in rows]
 
-    async def recent(self, key: str, since: float) -> list[Recent]:
-        """The requests of one key, oldest first."""
-        return [entries.recent(row) for row in await self._rows(entries.RECENT, key, since)]
+    async def recent(self, key: str, since: float, limit: int = 10_000) -> list[Recent]:
+        """The newest `limit` requests of one key since then, oldest first."""
+        return [entries.recent(row) for row in reversed(await self._rows(entries.RECENT, key, since, limit))]
 
     async def entries(self, since: float = 0.0, until: float = inf) -> AsyncIterator[Admitted | Settled]:
         """Every row by time."""
