@@ -11,12 +11,14 @@ import asyncio
 import hashlib
 import io
 import json
+import math
 import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +51,8 @@ PART_MARGIN = 2.2
 requests padded with 1 500 or 6 000 harmless characters it finds 72 %, the whole text alone none; of 500 padded texts
 without a request it flags none."""
 
+_PART_ODDS = math.exp(PART_MARGIN)
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 # ---------------------------------------------------------------- features
@@ -73,7 +77,14 @@ def _letter_codes() -> NDArray[np.uint32]:
 _CODES = _letter_codes()
 _BASE = np.uint32(0x01000193)
 _POWERS = np.cumprod(np.full(64, 0x9E3779B1, np.uint32), dtype=np.uint32)
-_SALT = {3: 0x85EBCA6B, 4: 0xC2B2AE35, 5: 0x27D4EB2F, "w1": 0x165667B1, "w2": 0x9E3779B1, "w3": 0xD3A2646D}
+_WORD_SALTS = np.array([[0x165667B1], [0x9E3779B1], [0xD3A2646D]], np.uint32)
+_LETTER_SALTS = np.array([[0x85EBCA6B], [0xC2B2AE35], [0x27D4EB2F]], np.uint32)
+_BUCKET = np.uint32(2**BITS - 1)
+_LETTERS = np.uint32(2**BITS)
+BREAK = " \x1f "
+"""Stands between pieces of text that are hashed in one go. Readings hold no control characters."""
+MAX_PIECES = 2**11 - 1
+"""In one go: the bits that a key has left."""
 
 
 def features(text: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -81,43 +92,68 @@ def features(text: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
     Case, punctuation and the value of digits do not count. Both arrays are empty for a text without letters and digits.
     """
-    raw = np.frombuffer(f" {text.lower()} ".encode(errors="replace"), np.uint8)
-    codes = _CODES[raw]
-    between = codes == 0
-    keep = np.ones(len(codes), bool)
-    np.logical_not(between[1:] & between[:-1], out=keep[1:])
-    codes, between = codes[keep], between[keep]
-    if len(codes) < 3:
-        empty = np.empty(0, np.intp)
-        return empty, empty
-    return _words(codes, between), _letters(codes, between)
+    keys = _keys(text.replace("\x1f", " "))
+    words, letters = keys[keys < _LETTERS], keys[keys >= _LETTERS]
+    return words.astype(np.intp), (letters & _BUCKET).astype(np.intp)
 
 
-def _words(codes: NDArray[np.uint32], between: NDArray[np.bool_]) -> NDArray[np.intp]:
-    gaps = np.flatnonzero(between)
-    starts = gaps[:-1] + 1
-    place = np.arange(len(codes)) - np.repeat(np.r_[0, starts], np.diff(np.r_[0, starts, len(codes)]))
-    one = np.add.reduceat(codes * _POWERS[np.minimum(place, 63)], starts, dtype=np.uint32)
-    two = one[:-1] * _BASE + one[1:]
-    three = two[:-1] * _BASE + one[2:]
-    return _buckets((one, "w1"), (two, "w2"), (three, "w3"))
-
-
-def _letters(codes: NDArray[np.uint32], between: NDArray[np.bool_]) -> NDArray[np.intp]:
-    three = (codes[:-2] * _BASE + codes[1:-1]) * _BASE + codes[2:]
-    four = three[:-1] * _BASE + codes[3:]
-    five = four[:-1] * _BASE + codes[4:]
-    in3 = ~between[1:-1]
-    in4 = in3[:-1] & in3[1:]
-    in5 = in4[:-1] & in3[2:]
-    return _buckets((three[in3], 3), (four[in4], 4), (five[in5], 5))
-
-
-def _buckets(*grams: tuple[NDArray[np.uint32], int | str]) -> NDArray[np.intp]:
-    mixed = [(hashes ^ (hashes >> np.uint32(15))) * np.uint32(_SALT[kind]) for hashes, kind in grams]
-    found = np.concatenate(mixed) >> np.uint32(32 - BITS)
+def _keys(text: str) -> NDArray[np.uint32]:
+    """The distinct features of each piece of `text`, in rising order: number of the piece · 2 + (1 for letters), then
+    `BITS` bits of bucket."""
+    raw = np.frombuffer(f" {text.lower()}    ".encode(errors="replace"), np.uint8)
+    codes = _CODES.take(raw)
+    inside = codes != 0
+    before = np.flatnonzero(inside[1:] > inside[:-1])
+    if not len(before):
+        return np.empty(0, np.uint32)
+    piece = np.cumsum(raw == 0x1F, dtype=np.uint32) << np.uint32(BITS + 1)
+    found = np.concatenate((_words(codes, before, piece), _letters(codes, inside, piece)))
     found.sort()
-    return found[np.r_[True, found[1:] != found[:-1]]].astype(np.intp)
+    new = np.empty(len(found), np.bool_)
+    new[0] = True
+    np.not_equal(found[1:], found[:-1], out=new[1:])
+    return found[new]
+
+
+def _words(codes: NDArray[np.uint32], before: NDArray[np.intp], piece: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """`before`: where the spaces before the words are."""
+    starts, codes, n = before - before[0], codes[before[0] + 1 :], len(before)
+    lengths = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1] = len(codes) - starts[-1]
+    place = np.arange(len(codes)) - starts.repeat(lengths)
+    one = np.add.reduceat(codes * _POWERS.take(place, mode="clip"), starts)
+    grams = np.zeros((3, n), np.uint32)
+    grams[0] = one
+    grams[1, :-1] = one[:-1] * _BASE + one[1:]
+    grams[2, :-2] = grams[1, :-2] * _BASE + one[2:]
+    piece = piece.take(before)
+    within = np.zeros((3, n), np.bool_)
+    within[0] = True
+    np.equal(piece[:-1], piece[1:], out=within[1, :-1])
+    np.equal(piece[:-2], piece[2:], out=within[2, :-2])
+    return _mixed(grams, _WORD_SALTS, piece)[within]
+
+
+def _letters(codes: NDArray[np.uint32], inside: NDArray[np.bool_], piece: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    n = len(codes) - 4
+    grams = np.empty((3, n), np.uint32)
+    grams[0] = (codes[:n] * _BASE + codes[1 : n + 1]) * _BASE + codes[2 : n + 2]
+    grams[1] = grams[0] * _BASE + codes[3 : n + 3]
+    grams[2] = grams[1] * _BASE + codes[4:]
+    within = np.empty((3, n), np.bool_)
+    within[0] = inside[1 : n + 1]
+    np.logical_and(within[0], inside[2 : n + 2], out=within[1])
+    np.logical_and(within[1], inside[3 : n + 3], out=within[2])
+    return _mixed(grams, _LETTER_SALTS, piece[:n] | _LETTERS)[within]
+
+
+def _mixed(grams: NDArray[np.uint32], salts: NDArray[np.uint32], group: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    grams ^= grams >> np.uint32(15)
+    grams *= salts
+    grams >>= np.uint32(32 - BITS)
+    grams |= group
+    return grams
 
 
 # ---------------------------------------------------------------- the model
@@ -142,41 +178,46 @@ class Linear:
     """What the file says about itself: data, hashes, calibration, thresholds."""
     sha256: str
 
-    def logits(self, text: str) -> NDArray[np.float64]:
-        """[labels], before calibration, for one text exactly as given."""
-        total = self.bias.astype(np.float64)
-        for buckets in features(text):
-            if len(buckets):
-                length = np.sqrt(len(buckets))
-                total[0] += self.harm[buckets].sum(dtype=np.int32) * self.scale[0] / length
-                summed = self.hazards[buckets >> (BITS - HAZARD_BITS)].sum(axis=0, dtype=np.int32)
-                total[1:] += summed * self.scale[1:] / length
-        return total
-
-    def probabilities(self, text: str) -> NDArray[np.float64]:
-        """[labels], each in (0, 1), for one text exactly as given."""
-        return 1 / (1 + np.exp(-(self.logits(text) * self.calibration[:, 0] + self.calibration[:, 1])))
-
     def score(self, text: str) -> dict[str, float]:
         """Probability per label, of the reading of `text` that is most likely harmful."""
-        best = max((self._most_harmful(reading) for reading in readings(text[:MAX_CHARS])), key=_harm)
-        return dict(zip(self.labels, best.tolist(), strict=True))
+        return self.most_harmful(readings(text[:MAX_CHARS]))
 
-    def _most_harmful(self, text: str) -> NDArray[np.float64]:
-        """Of the whole text and, in a long one, of each sentence, which has to be more certain by `PART_MARGIN`."""
-        whole = self.probabilities(text)
-        if len(text) < LONG_TEXT:
-            return whole
-        return max((whole, *(self._part(part) for part in PART.findall(text))), key=_harm)
+    def most_harmful(self, texts: Sequence[str]) -> dict[str, float]:
+        """Probability per label, of the text, or sentence of a long text, that is most likely harmful. A sentence has
+        to be more certain by `PART_MARGIN`."""
+        pieces, odds = [], []
+        for text in texts:
+            parts = PART.findall(text) if len(text) >= LONG_TEXT else []
+            pieces += [text, *parts]
+            odds += [1.0, *[_PART_ODDS] * len(parts)]
+        several = range(0, len(pieces), MAX_PIECES)
+        found = [self._best(pieces[at : at + MAX_PIECES], odds[at : at + MAX_PIECES]) for at in several]
+        harm, keys = max(found, key=itemgetter(0))
+        return dict(zip(self.labels, [harm, *self._hazards(keys)], strict=True))
 
-    def _part(self, text: str) -> NDArray[np.float64]:
-        found = self.probabilities(text)
-        found[0] = found[0] / (found[0] + (1 - found[0]) * np.exp(PART_MARGIN))
+    def _best(self, pieces: Sequence[str], odds: Sequence[float]) -> tuple[float, NDArray[np.uint32]]:
+        """Probability that the most harmful piece is harmful, and its features."""
+        keys = _keys(BREAK.join(pieces))
+        groups = keys >> np.uint32(BITS)
+        counts = np.bincount(groups, minlength=2 * len(pieces))
+        sums = np.bincount(groups, self.harm.take(keys & _BUCKET), 2 * len(pieces)) / np.sqrt(np.maximum(counts, 1))
+        logits = (sums[::2] + sums[1::2]) * self.scale[0] + self.bias[0]
+        harm = 1 / (1 + np.exp(-(logits * self.calibration[0, 0] + self.calibration[0, 1])))
+        harm /= harm + (1 - harm) * odds
+        best = int(harm.argmax())
+        first = counts[: 2 * best].sum()
+        return float(harm[best]), keys[first : first + counts[2 * best] + counts[2 * best + 1]]
+
+    def _hazards(self, keys: NDArray[np.uint32]) -> list[float]:
+        """Probability per hazard, of the piece that has these features."""
+        total = self.bias[1:].astype(np.float64)
+        letters = (keys & _LETTERS) != 0
+        for kind in (keys[~letters], keys[letters]):
+            if len(kind):
+                rows = self.hazards.take((kind & _BUCKET) >> np.uint32(BITS - HAZARD_BITS), axis=0)
+                total += rows.sum(axis=0, dtype=np.int32) * self.scale[1:] / np.sqrt(len(kind))
+        found: list[float] = (1 / (1 + np.exp(-(total * self.calibration[1:, 0] + self.calibration[1:, 1])))).tolist()
         return found
-
-
-def _harm(probabilities: NDArray[np.float64]) -> float:
-    return float(probabilities[0])
 
 
 def score(texts: Iterable[str], model: Linear | None = None) -> list[dict[str, float]]:
