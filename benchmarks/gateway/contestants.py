@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import string
 import subprocess
 import sys
@@ -99,11 +100,13 @@ def start(command: Command, log: Path) -> "subprocess.Popen[bytes]":
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -9,7 +9,10 @@ that what else the machine does falls on all of them. Exits with 1 when an answe
 
 import argparse
 import json
+import os
+import platform
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -109,10 +112,16 @@ def say(number: int, scenario: str, name: str, measured: load.Measured) -> None:
     print(f"round {number + 1}: {scenario}, {name}: {rate}/s, {cpu} ms CPU each{bad}", file=sys.stderr)
 
 
+def machine() -> str:
+    load_average = table.figure(os.getloadavg()[1])
+    return f"{os.cpu_count()} cores, Python {platform.python_version()}, load average {load_average} in five minutes"
+
+
 def report(
     names: Sequence[str], scenarios: Sequence[load.Scenario], results: Mapping[tuple[str, str], list[load.Measured]]
 ) -> bool:
     """Prints; False when something was not as it should be."""
+    print(machine(), end="\n\n")
     print(table.tables(scenarios, names, results))
     text, reached = table.bars(names, results)
     print(f"\n{text}" if text else "")
@@ -143,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not shutil.which("wrk"):
         print("wrk is not installed (Debian: apt-get install wrk)", file=sys.stderr)
         return 3
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # what was started is stopped then too
     scenarios = [scenario for scenario in load.SCENARIOS if scenario.name in chosen.scenarios]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         runners = everyone(chosen.only, chosen.peers, Path(folder), stack)
