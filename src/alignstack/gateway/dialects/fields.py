@@ -75,6 +75,15 @@ def one_line(data: bytes) -> bytes:
     )
 
 
+def counted(usage: str, group: str, key: str) -> int:
+    """A number of `Ending.usage`, 0 where the model server said nothing that is one."""
+    try:
+        value = _decode(usage)[group][key] if usage else 0
+    except (msgspec.MsgspecError, ValueError, LookupError, TypeError, RecursionError):
+        return 0
+    return value if type(value) is int and 0 < value <= MAX_TOKENS else 0
+
+
 def kind_of(value: Any) -> str:
     return _TYPES.get(type(value), "a number")
 

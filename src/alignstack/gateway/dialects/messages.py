@@ -20,6 +20,7 @@ from alignstack.gateway.dialects.fields import (
     as_object,
     as_text,
     as_word,
+    counted,
     dump,
     dump_rest,
     one_line,
@@ -338,7 +339,12 @@ def _blocks(pieces: Sequence[Delta]) -> list[dict[str, Any]]:
         if piece.kind == "call":
             block = calls.get(piece.index)
             if block is None:
-                block = calls[piece.index] = {"type": "tool_use", "id": piece.call_id, "name": piece.name, "input": ""}
+                block = calls[piece.index] = {
+                    "type": "tool_use",
+                    "id": _call_id(piece),
+                    "name": piece.name,
+                    "input": "",
+                }
                 blocks.append(block)
                 last = "call"
             block["input"] += piece.text
@@ -353,6 +359,11 @@ def _blocks(pieces: Sequence[Delta]) -> list[dict[str, Any]]:
     for block in calls.values():
         block["input"] = _input(block["input"])
     return blocks
+
+
+def _call_id(piece: Delta) -> str:
+    """Servers that give calls no id would leave clients nothing to answer to."""
+    return piece.call_id or f"toolu_{piece.index}"
 
 
 def _input(arguments: str) -> dict[str, Any]:
@@ -377,23 +388,14 @@ def _usage(ending: Ending) -> dict[str, Any]:
     """Input read from a cache is counted apart here, and within the input in chat completions."""
     if not ending.usage:
         return {"input_tokens": ending.input_tokens, "output_tokens": ending.output_tokens}
-    cached = min(_count(ending.usage, "prompt_tokens_details", "cached_tokens"), ending.input_tokens)
-    thought = _count(ending.usage, "completion_tokens_details", "reasoning_tokens")
+    cached = min(counted(ending.usage, "prompt_tokens_details", "cached_tokens"), ending.input_tokens)
+    thought = counted(ending.usage, "completion_tokens_details", "reasoning_tokens")
     return {
         "input_tokens": ending.input_tokens - cached,
         "cache_read_input_tokens": cached,
         "output_tokens": ending.output_tokens,
         "output_tokens_details": {"thinking_tokens": thought},
     }
-
-
-def _count(usage: str, group: str, key: str) -> int:
-    """A further count, 0 where the server said nothing that is one."""
-    try:
-        value = msgspec.json.decode(usage)[group][key]
-    except (msgspec.MsgspecError, ValueError, LookupError, TypeError, RecursionError):
-        return 0
-    return value if type(value) is int and 0 < value < 2**63 else 0
 
 
 _STOP = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
@@ -455,7 +457,7 @@ class _Stream:
     def _call(self, piece: Delta) -> bytes:
         opened = b""
         if piece.index not in self._calls:
-            opened = self._begin("call", _CALL % (quoted(piece.call_id), quoted(piece.name)))
+            opened = self._begin("call", _CALL % (quoted(_call_id(piece)), quoted(piece.name)))
             self._calls[piece.index] = _PIECE % (self._blocks - 1, b"input_json_delta", b"partial_json")
         return b"%b%b%b}}\n\n" % (opened, self._calls[piece.index], quoted(piece.text)) if piece.text else opened
 
