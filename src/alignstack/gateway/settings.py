@@ -8,6 +8,7 @@ from alignstack.core.errors import ConfigError
 from alignstack.core.usage import Allowance
 from alignstack.engine.stack import Stack
 from alignstack.policy.strict import expand_env, problems
+from alignstack.store.open_ledger import POSTGRES, SQLITE
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
@@ -15,7 +16,7 @@ Dollars = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Action = Literal["slow_down", "shadow_sample", "suspend", "webhook"]
 
 STORAGES = ("memory://", "redis://", "rediss://")
-LEDGERS = ("postgresql://", "postgres://")
+LEDGERS = (SQLITE, *POSTGRES)
 
 
 class Keys(BaseModel):
@@ -75,7 +76,9 @@ class AbuseKeys(Keys):
 
     window_minutes: float = Field(default=10, ge=2, le=1440, description="how far back is looked")
     min_requests: int = Field(default=20, ge=1, description="fewer requests say nothing about rate and spike")
-    block_rate: float = Field(default=0.5, gt=0, le=1, description="share blocked, of which there must be no doubt")
+    block_rate: float = Field(
+        default=0.5, gt=0, le=1, description="share blocked, by the lower end of its 95% interval"
+    )
     streak: int = Field(default=5, ge=2, description="blocked requests one after another")
     spike: float = Field(
         default=10.0, gt=1, allow_inf_nan=False, description="times the key's own earlier requests a minute"
@@ -129,7 +132,9 @@ class Settings(Keys):
         description="`memory://`, each process counts for itself; `redis://HOST:PORT`, one count for all",
     )
     ledger: str | None = Field(
-        default=None, repr=False, description="`postgresql://…`; a file in the data folder of this machine"
+        default=None,
+        repr=False,
+        description="`postgresql://…` or `sqlite://PATH`; a file in the data folder of this machine",
     )
     traces: TraceKeys = Field(default=TraceKeys(), description="see below")
     image_urls: Literal["public", "data", "any"] = Field(
