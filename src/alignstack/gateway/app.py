@@ -157,7 +157,8 @@ def _route(path: str) -> str:
 async def ask(request: Request) -> None:
     key = request.key()
     call = request.dialect.decode(await request.body())
-    exchange = Exchange(request.services, request.dialect, key, call, request.id, request.sending)
+    parent = header(request.scope, b"traceparent") if request.services.spans is not None else ""
+    exchange = Exchange(request.services, request.dialect, key, call, request.id, request.sending, traceparent=parent)
     await exchange.run(request.receive)
 
 
@@ -168,14 +169,16 @@ async def moderations(request: Request) -> None:
 
 async def list_models(request: Request) -> None:
     request.key()
-    await request.json(models.listing(request.services.deployment.stack.model.name, request.services.started))
+    await request.json(models.listed(request.services.deployment.stack.model.name, request.services.started))
 
 
 async def one_model(request: Request) -> None:
     request.key()
     name = request.services.deployment.stack.model.name
     asked = request.path.removeprefix("/v1/models/")
-    await request.json(models.one(asked, name, request.services.started))
+    if asked != name:
+        raise Refused(404, f"no model {asked[:100]!r}; here is {name!r}", kind="not_found_error", code="model_not_found")
+    await request.json(models.one(name, request.services.started))
 
 
 async def health(request: Request) -> None:
@@ -204,7 +207,7 @@ async def document(request: Request) -> None:
 OPENAPI = msgspec.json.encode(openapi.document())
 MODEL: dict[str, Handler] = {"GET": one_model}
 ROUTES: dict[str, dict[str, Handler]] = {
-    **dict.fromkeys(ASK, {"POST": ask}),
+    **{path: {"POST": ask} for path in ASK},
     "/v1/moderations": {"POST": moderations},
     "/v1/models": {"GET": list_models},
     "/health": {"GET": health},

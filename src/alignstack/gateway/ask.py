@@ -13,7 +13,7 @@ from alignstack.core.events import ModelEvent, OutcomeEvent
 from alignstack.core.layer import View
 from alignstack.core.ports import Clock, Delta
 from alignstack.core.trace import Trace
-from alignstack.core.usage import Admitted, BudgetSpent, Key
+from alignstack.core.usage import Admitted, BudgetSpent, Key, Status
 from alignstack.engine.check import Answer, Check, check
 from alignstack.engine.run import Serving
 from alignstack.engine.stack import Placed
@@ -24,6 +24,8 @@ from alignstack.gateway.person import person_of
 from alignstack.gateway.services import Services
 from alignstack.gateway.upstream import refusal_of
 from alignstack.store.redact import redact
+from alignstack.telemetry.conventions import upstream
+from alignstack.telemetry.otel import Spans
 from alignstack.web.http import EVENTS, JSON, Disconnect, Receive, Send, encoded, respond
 
 log = logging.getLogger("alignstack.gateway")
@@ -32,7 +34,17 @@ log = logging.getLogger("alignstack.gateway")
 class Exchange:
     """One call and its answers."""
 
-    def __init__(self, services: Services, dialect: Dialect, key: Key, call: Call, trace_id: str, send: Send) -> None:
+    def __init__(
+        self,
+        services: Services,
+        dialect: Dialect,
+        key: Key,
+        call: Call,
+        trace_id: str,
+        send: Send,
+        *,
+        traceparent: str = "",
+    ) -> None:
         self.services = services
         self.deployment = services.deployment
         self.dialect = dialect
@@ -40,6 +52,7 @@ class Exchange:
         self.call = call
         self.id = trace_id
         self.send = send
+        self.traceparent = traceparent
         self.clock: Clock = services.clock
         self.started, self.tick = self.clock.now(), self.clock.tick()
         self.stack = self.deployment.asked(call)
@@ -236,13 +249,24 @@ class Exchange:
         self.services.metrics.observe(
             traces[0], route=self.dialect.name, status=entry.status, first_token_s=self.first_token_s
         )
+        if self.services.spans is not None:
+            self._spans(self.services.spans, traces[0], entry.status)
         await self.services.ledger.settle(entry)
         self._sample(traces[0])
 
     def _keep(self, trace: Trace) -> None:
         self.services.traces.put_later(redact(trace, content=self.deployment.settings.traces.content))
-        if self.services.spans is not None:
-            self.services.spans.export(trace)
+
+    def _spans(self, spans: Spans, trace: Trace, status: Status) -> None:
+        spans.export(
+            redact(trace, content=True),
+            route=self.dialect.name,
+            status=status,
+            upstream=upstream(self.stack.config.get("model", {})),
+            stream=self.call.stream,
+            first_token_s=self.first_token_s,
+            traceparent=self.traceparent,
+        )
 
     async def _abandon(self) -> None:
         """The client went away, or the gateway is stopping, or has a fault: what was used is written down all the

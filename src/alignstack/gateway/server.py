@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 import uvicorn
@@ -30,7 +30,7 @@ from alignstack.gateway.shared import connect
 from alignstack.store.clock import SystemClock
 from alignstack.store.home import database
 from alignstack.store.keys import KeyRing, SqliteKeys
-from alignstack.store.ledger import open_ledger
+from alignstack.store.open_ledger import open_ledger
 from alignstack.store.traces import SqliteTraces
 from alignstack.store.writer import Writer
 from alignstack.telemetry.otel import Spans
@@ -40,6 +40,8 @@ from alignstack.web.http import Receive, Scope, Send
 
 STACK = "ALIGNSTACK_SERVE_STACK"
 """Tells worker processes which stack file to read."""
+BACKGROUND_S = 5.0
+"""That work nobody waits for may go on when the gateway stops; chosen by hand."""
 EXPIRY_S = 600.0
 """Between two looks for traces that are too old; chosen by hand."""
 
@@ -47,8 +49,8 @@ log = logging.getLogger("alignstack.gateway")
 
 
 def serve(stack_file: Path | None, *, host: str, port: int, workers: int, listening: Callable[[str], None]) -> None:
-    """Runs until it is told to stop; `listening` is told where. Raises ConfigError before anything listens, for a stack file with errors and for
-    an address that others could reach without a key."""
+    """Runs until it is told to stop; `listening` is told where. Raises ConfigError before anything listens, for a stack
+    file with errors and for an address that others could reach without a key."""
     deployment = load(stack_file)
     check_bind(host, keys=KeyRing(SqliteKeys(), SystemClock()).any)
     os.environ[STACK] = str(stack_file.resolve()) if stack_file else ""
@@ -100,7 +102,7 @@ def _bound(config: uvicorn.Config) -> socket.socket:
 
 
 class _Workers(Multiprocess):
-    """uvicorn's own supervisor, which starts a killed worker again; SIGHUP goes to the workers, which reload in place."""
+    """uvicorn's own supervisor, which starts a killed worker again. SIGHUP goes on to the workers, which reload."""
 
     def handle_hup(self) -> None:
         for worker in self.processes:
@@ -158,15 +160,31 @@ class Worker:
 @asynccontextmanager
 async def services(deployment: Deployment) -> AsyncIterator[Services]:
     """Everything a worker opens, closed in the end. Raises ConfigError, DataError, Unavailable."""
+    async with AsyncExitStack() as opened:
+        made = await _opened(deployment, opened)
+        chores = [asyncio.ensure_future(chore) for chore in (made.monitor.run(), _expire(made))]
+        try:
+            yield made
+        finally:
+            for chore in chores:
+                chore.cancel()
+            await asyncio.wait(chores)
+            await made.background.aclose(BACKGROUND_S)
+
+
+async def _opened(deployment: Deployment, opened: AsyncExitStack) -> Services:
     clock, settings = SystemClock(), deployment.settings
-    writer = Writer(database())
-    keys = SqliteKeys(clock=clock)
-    ledger = await open_ledger(settings.ledger, writer)
-    shared = connect(settings.storage)
-    metrics = Metrics(version=__version__)
-    monitor = Monitor(settings.abuse, ledger=ledger, keys=keys, clock=clock, metrics=metrics)
-    endpoint = settings.telemetry.otlp_endpoint
-    made = Services(
+    writer = await opened.enter_async_context(aclosing(Writer(database())))
+    ledger = await opened.enter_async_context(open_ledger(settings.ledger, writer))
+    keys, metrics = SqliteKeys(clock=clock), Metrics(version=__version__)
+    opened.callback(keys.close)
+    shared, spans = connect(settings.storage), None
+    if shared is not None:
+        opened.push_async_callback(shared.close)
+    if settings.telemetry.otlp_endpoint:
+        spans = Spans(settings.telemetry.otlp_endpoint, version=__version__, content=settings.telemetry.content)
+        opened.push_async_callback(asyncio.to_thread, spans.close)
+    return Services(
         deployment=deployment,
         clock=clock,
         ring=KeyRing(keys, clock),
@@ -175,25 +193,11 @@ async def services(deployment: Deployment) -> AsyncIterator[Services]:
         ledger=ledger,
         traces=SqliteTraces(writer=writer),
         metrics=metrics,
-        monitor=monitor,
+        monitor=Monitor(settings, ledger, keys, clock),
         background=Background(),
-        spans=Spans(endpoint, version=__version__, content=settings.telemetry.content) if endpoint else None,
+        spans=spans,
         writer=writer,
     )
-    chores = [asyncio.ensure_future(monitor.run()), asyncio.ensure_future(_expire(made))]
-    try:
-        yield made
-    finally:
-        for chore in chores:
-            chore.cancel()
-        await asyncio.wait(chores)
-        await made.background.aclose(5.0)
-        await ledger.aclose()
-        await writer.aclose()
-        if shared is not None:
-            await shared.close()
-        if made.spans is not None:
-            await asyncio.to_thread(made.spans.close)
 
 
 async def _expire(services: Services) -> None:
