@@ -35,6 +35,8 @@ COLDEST = 1e-3
 """Temperatures below it are greedy: dividing by them would overflow or round to the same thing."""
 RESERVE = 96
 """Tokens of the context that a long prompt leaves free for the answer."""
+MAX_TOKENS = 256
+"""Of an answer, where neither request nor stack file says."""
 CHARS_PER_TOKEN = 16
 """Text is cut to this many characters a token of room before it is tokenised: a generous bound that keeps a 10 MB
 prompt from costing more than a short one."""
@@ -93,11 +95,13 @@ class Embedded:
 
     def _steps(self, messages: tuple[Message, ...], sampling: Sampling) -> Iterator[Delta | Finish]:
         temperature = sampling.temperature if self.config.temperature is None else self.config.temperature
-        limit = min(sampling.max_tokens, self.config.max_tokens or sampling.max_tokens)
+        limits = [limit for limit in (sampling.max_tokens, self.config.max_tokens) if limit is not None]
+        limit = min(limits, default=MAX_TOKENS)
+        top_p = 1.0 if sampling.top_p is None else sampling.top_p
         model = load(self._file)
         prompt = model.prompt(messages, limit)
         limit = min(limit, model.context - prompt.length)
-        return _answer(model, prompt, _Sampler(temperature, sampling.top_p, sampling.seed), limit)
+        return _answer(model, prompt, _Sampler(temperature or 0.0, top_p, sampling.seed or 0), limit)
 
 
 def _find(checkpoint: str, base: Path) -> Path:

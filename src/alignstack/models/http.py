@@ -10,9 +10,9 @@ import base64
 import json
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
@@ -36,7 +36,6 @@ RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
 BACKOFF_S = 0.5
 """Before the first retry; doubled for each further one, unless the server says `Retry-After`. Shortened by chance to
 no less than half, so that many callers do not come back at the same moment."""
-RESERVED = ("model", "messages", "stream")
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -44,6 +43,9 @@ class ServerConfig(BaseModel):
     """Keys in the stack file that all model servers have."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    RESERVED: ClassVar[tuple[str, ...]] = ("model", "messages", "stream")
+    """What `extra` cannot set."""
 
     base_url: str
     model: Annotated[str, StringConstraints(min_length=1)]
@@ -89,7 +91,7 @@ class ServerConfig(BaseModel):
     @field_validator("extra")
     @classmethod
     def _leaves_ours_alone(cls, extra: dict[str, Any]) -> dict[str, Any]:
-        taken = sorted(set(extra) & set(RESERVED))
+        taken = sorted(set(extra) & set(cls.RESERVED))
         if taken:
             raise ValueError(f"cannot set {', '.join(taken)}")
         try:
@@ -155,7 +157,9 @@ class Server:
                     for delta in answer.whole(await _read(wire)):
                         yield delta
                 elif kind == b"text/html":
-                    raise Failed("answered with a web page instead of an event stream; does base_url end in /v1?")
+                    raise Failed(
+                        "answered with a web page instead of an event stream; is base_url right? most end in /v1"
+                    )
                 else:
                     events = Events()
                     while not answer.done and (part := await wire.read()):
@@ -374,3 +378,16 @@ def json_bytes(body: Mapping[str, Any]) -> bytes:
 def count(value: object, otherwise: int) -> int:
     """A number of tokens that a server reports, if it can be believed."""
     return value if type(value) is int and 0 <= value <= MAX_COUNT else otherwise
+
+
+def counted(pieces: Sequence[Delta], tokens: object) -> Sequence[Delta]:
+    """The pieces of a whole answer, which has so many `tokens` if that can be believed: the first piece stands for all
+    but one of each further piece."""
+    if not pieces:
+        return ()
+    return [replace(pieces[0], tokens=max(count(tokens, 1) - len(pieces) + 1, 1)), *pieces[1:]]
+
+
+def json_text(data: Mapping[str, Any] | None) -> str:
+    """Empty for no data."""
+    return msgspec.json.encode(data).decode() if data else ""

@@ -14,7 +14,7 @@ import msgspec
 
 from alignstack.core.messages import Message, digest
 from alignstack.core.ports import Delta, Finish, Sampling
-from alignstack.models.http import Server, ServerConfig, count, json_bytes, parse, words
+from alignstack.models.http import Server, ServerConfig, count, counted, json_bytes, json_text, parse, words
 from alignstack.models.wire import Failed
 
 OURS = ("model", "messages", "stream", "stream_options", "n")
@@ -194,8 +194,7 @@ class _Answer:
         """All tokens are counted, whatever pieces they came in."""
         pieces = self.take(body)
         self.done = True
-        rest = count(self._usage.get("completion_tokens"), 0) - len(pieces)
-        return [replace(pieces[0], tokens=max(rest + 1, 1)), *pieces[1:]] if pieces else ()
+        return counted(pieces, self._usage.get("completion_tokens"))
 
     def finish(self) -> Finish:
         if not self._reason:
@@ -209,7 +208,9 @@ class _Answer:
             output_tokens=said,
             cost=self._config.cost(asked, said),
             model=self._model if named else "",
-            more=_json({key: value for key, value in self._usage.items() if key not in COUNTED and value is not None}),
+            more=json_text(
+                {key: value for key, value in self._usage.items() if key not in COUNTED and value is not None}
+            ),
         )
 
     def _pieces(self, chunk: _Chunk) -> Sequence[Delta]:
@@ -228,7 +229,7 @@ class _Answer:
         piece = choice.delta or choice.message
         found = self._read(piece) if piece else []
         if choice.logprobs and found:
-            found[0] = replace(found[0], more=_json({"logprobs": choice.logprobs}))
+            found[0] = replace(found[0], more=json_text({"logprobs": choice.logprobs}))
         self._deltas += len(found)
         return found
 
@@ -273,8 +274,3 @@ def _carefully(event: bytes) -> _Chunk:
     if data.get("error"):
         return _Chunk(error=data["error"])
     raise Failed("sent a chunk whose content is no text" if inside else "sent a chunk without choices")
-
-
-def _json(data: Mapping[str, Any]) -> str:
-    """Empty for no data."""
-    return msgspec.json.encode(data).decode() if data else ""

@@ -4,13 +4,14 @@ Public: documentation, tests and plugins use it. It streams word by word, so tha
 It plays its replies in full, whatever `Sampling.max_tokens` says.
 """
 
+import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from alignstack.core.errors import ConfigError, Problem
 from alignstack.core.messages import Message, digest, last_user_text
@@ -19,6 +20,20 @@ from alignstack.policy import OPENING
 from alignstack.policy.strict import problems
 
 _WORD = re.compile(r"\s*\S+|\s+")
+
+
+class Call(BaseModel):
+    """A tool that the model asks for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+    """An object, or the very text that the model writes."""
+
+    @property
+    def text(self) -> str:
+        return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
 
 
 class Reply(BaseModel):
@@ -31,8 +46,14 @@ class Reply(BaseModel):
     system: Literal["any", "present", "absent"] = "any"
     """Whether the model's input must have a system message."""
     reply: str
+    refusal: bool = False
+    """The reply is sent the way in which some servers send refusals: apart from the answer."""
+    calls: tuple[Call, ...] = ()
+    """Tools that are asked for after the reply. When their results are the last turn, the reply fits no more."""
 
     def fits(self, messages: Sequence[Message]) -> bool:
+        if self.calls and messages and messages[-1].role == "tool":
+            return False
         present = any(message.role == "system" for message in messages)
         wanted = {"any": True, "present": present, "absent": not present}[self.system]
         return wanted and self.match in last_user_text(messages)
@@ -47,6 +68,8 @@ class ScriptedConfig(BaseModel):
     """A JSONL file, relative to the stack file, or the replies themselves. The first that fits is given."""
     default: str = OPENING
     """The reply when none fits."""
+    delay_ms: Annotated[float, Field(ge=0, le=60_000)] = 0.0
+    """Milliseconds before each token, for tests and examples that need a slow model."""
 
 
 class Scripted:
@@ -58,16 +81,36 @@ class Scripted:
     def __init__(self, config: ScriptedConfig, *, base: Path = Path()) -> None:
         replies = config.replies
         self._replies = read(base / replies) if isinstance(replies, str) else replies
-        self._default = config.default
-        self.version = digest("scripted", [reply.model_dump() for reply in self._replies], config.default)
+        self._default = Reply(reply=config.default)
+        self._delay_s = config.delay_ms / 1000
+        self.version = digest("scripted", [_plain(reply) for reply in self._replies], config.default)
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta | Finish]:
-        reply = next((entry.reply for entry in self._replies if entry.fits(messages)), self._default)
-        words = _WORD.findall(reply)
-        for word in words:
-            yield Delta(text=word)
+        reply = next((entry for entry in self._replies if entry.fits(messages)), self._default)
+        deltas = list(_deltas(reply, sum(len(message.calls) for message in messages)))
+        for delta in deltas:
+            if self._delay_s:
+                await asyncio.sleep(self._delay_s)
+            yield delta
         asked = sum(len(message.content.split()) for message in messages)
-        yield Finish(reason="stop", input_tokens=asked, output_tokens=len(words))
+        reason: Literal["stop", "tool_calls"] = "tool_calls" if reply.calls else "stop"
+        yield Finish(reason=reason, input_tokens=asked, output_tokens=len(deltas))
+
+
+def _deltas(reply: Reply, called: int) -> Iterator[Delta]:
+    """`called` calls stand in the conversation already: ids go on from there."""
+    for word in _WORD.findall(reply.reply):
+        yield Delta(text=word, kind="refusal" if reply.refusal else "text")
+    for index, call in enumerate(reply.calls):
+        yield Delta(text="", kind="call", index=index, call_id=f"call_{called + index}", name=call.name)
+        for word in _WORD.findall(call.text):
+            yield Delta(text=word, kind="call", index=index)
+
+
+def _plain(reply: Reply) -> dict[str, Any]:
+    """What makes the version; keys that a script does not use are not part of it."""
+    unused = {name for name in ("refusal", "calls") if not getattr(reply, name)}
+    return reply.model_dump(exclude=unused)
 
 
 def read(path: Path) -> tuple[Reply, ...]:
