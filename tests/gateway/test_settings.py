@@ -1,15 +1,17 @@
 """The `serve` mapping of a stack file."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from alignstack.core.errors import ConfigError
 from alignstack.core.usage import Allowance
 from alignstack.engine.config import load_stack
 from alignstack.engine.stack import Stack
-from alignstack.gateway.settings import Settings, settings
+from alignstack.gateway.settings import AbuseKeys, ActionKeys, LimitKeys, PersonLimitKeys, Settings, settings
 
 SECRET = "hunter2-not-to-be-seen"
 
@@ -90,3 +92,11 @@ def test_every_key_is_described() -> None:
     schema = Settings.model_json_schema()
     for model in [schema, *schema["$defs"].values()]:
         check(model)
+
+
+def test_the_page_on_limits_has_a_valid_example_and_explains_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "limits.md").read_text(encoding="utf-8")
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    assert settings(stack(yaml.safe_load(example)["serve"])).person_limits.requests_per_minute == 20
+    models = (LimitKeys, PersonLimitKeys, AbuseKeys, ActionKeys)
+    assert not [key for model in models for key in model.model_fields if key not in page]
