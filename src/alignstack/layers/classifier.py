@@ -16,7 +16,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
@@ -51,8 +51,6 @@ PART_MARGIN = 2.2
 requests padded with 1 500 or 6 000 harmless characters it finds 72 %, the whole text alone none; of 500 padded texts
 without a request it flags none."""
 
-_PART_ODDS = math.exp(PART_MARGIN)
-
 Share = Annotated[float, Field(ge=0, le=1)]
 
 # ---------------------------------------------------------------- features
@@ -75,8 +73,14 @@ def _letter_codes() -> NDArray[np.uint32]:
 
 
 _CODES = _letter_codes()
+_INSIDE = (_CODES != 0).tobytes()
 _BASE = np.uint32(0x01000193)
-_POWERS = np.cumprod(np.full(64, 0x9E3779B1, np.uint32), dtype=np.uint32)
+_FACTOR = 0x9E3779B1
+_POWERS = np.full(2**18, _FACTOR, np.uint32)
+_INVERSES = np.full(2**18, pow(_FACTOR, -1, 2**32), np.uint32)
+for _table in (_POWERS, _INVERSES):
+    _table[0] = 1
+    np.cumprod(_table, dtype=np.uint32, out=_table)
 _WORD_SALTS = np.array([[0x165667B1], [0x9E3779B1], [0xD3A2646D]], np.uint32)
 _LETTER_SALTS = np.array([[0x85EBCA6B], [0xC2B2AE35], [0x27D4EB2F]], np.uint32)
 _BUCKET = np.uint32(2**BITS - 1)
@@ -100,14 +104,16 @@ def features(text: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def _keys(text: str) -> NDArray[np.uint32]:
     """The distinct features of each piece of `text`, in rising order: number of the piece · 2 + (1 for letters), then
     `BITS` bits of bucket."""
-    raw = np.frombuffer(f" {text.lower()}    ".encode(errors="replace"), np.uint8)
-    codes = _CODES.take(raw)
-    inside = codes != 0
+    raw = f" {text.lower()}    ".encode(errors="replace")
+    codes = _CODES.take(np.frombuffer(raw, np.uint8))
+    inside = np.frombuffer(raw.translate(_INSIDE), np.bool_)
     before = np.flatnonzero(inside[1:] > inside[:-1])
     if not len(before):
         return np.empty(0, np.uint32)
-    piece = np.cumsum(raw == 0x1F, dtype=np.uint32) << np.uint32(BITS + 1)
-    found = np.concatenate((_words(codes, before, piece), _letters(codes, inside, piece)))
+    piece = np.zeros(len(codes), np.uint32)
+    if BREAK in text:
+        piece = np.cumsum(np.frombuffer(raw, np.uint8) == 0x1F, dtype=np.uint32) << np.uint32(BITS + 1)
+    found = np.concatenate((_words(_word_hashes(codes, before), piece.take(before)), _letters(codes, inside, piece)))
     found.sort()
     new = np.empty(len(found), np.bool_)
     new[0] = True
@@ -115,20 +121,21 @@ def _keys(text: str) -> NDArray[np.uint32]:
     return found[new]
 
 
-def _words(codes: NDArray[np.uint32], before: NDArray[np.intp], piece: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """`before`: where the spaces before the words are."""
-    starts, codes, n = before - before[0], codes[before[0] + 1 :], len(before)
-    lengths = np.empty_like(starts)
-    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
-    lengths[-1] = len(codes) - starts[-1]
-    place = np.arange(len(codes)) - starts.repeat(lengths)
-    one = np.add.reduceat(codes * _POWERS.take(place, mode="clip"), starts)
-    grams = np.zeros((3, n), np.uint32)
+def _word_hashes(codes: NDArray[np.uint32], before: NDArray[np.intp]) -> NDArray[np.uint32]:
+    """Σ code · _FACTOR ** place over the letters of each word, place counting from 1 and up to 64. `before`: where the
+    spaces before the words are. Powers of the place in the text, taken back a word at a time, save most of the work."""
+    if len(codes) <= len(_POWERS) and int((before[1:] - before[:-1]).max(initial=0)) <= 64 >= len(codes) - before[-1]:
+        return np.add.reduceat(codes * _POWERS[: len(codes)], before) * _INVERSES.take(before)
+    place = np.arange(before[0], len(codes)) - before.repeat(np.diff(before, append=len(codes)))
+    return np.add.reduceat(codes[before[0] :] * _POWERS.take(np.minimum(place, 64)), before - before[0])
+
+
+def _words(one: NDArray[np.uint32], piece: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    grams = np.zeros((3, len(one)), np.uint32)
     grams[0] = one
     grams[1, :-1] = one[:-1] * _BASE + one[1:]
     grams[2, :-2] = grams[1, :-2] * _BASE + one[2:]
-    piece = piece.take(before)
-    within = np.zeros((3, n), np.bool_)
+    within = np.zeros(grams.shape, np.bool_)
     within[0] = True
     np.equal(piece[:-1], piece[1:], out=within[1, :-1])
     np.equal(piece[:-2], piece[2:], out=within[2, :-2])
@@ -177,6 +184,14 @@ class Linear:
     header: Mapping[str, Any]
     """What the file says about itself: data, hashes, calibration, thresholds."""
     sha256: str
+    _slopes: NDArray[np.float64] = field(init=False, repr=False)
+    _offsets: NDArray[np.float64] = field(init=False, repr=False)
+    """[labels]: calibrated log-odds = slope · sum of int8 weights + offset."""
+
+    def __post_init__(self) -> None:
+        slopes, offsets = self.calibration.astype(np.float64).T
+        object.__setattr__(self, "_slopes", slopes * self.scale)
+        object.__setattr__(self, "_offsets", slopes * self.bias + offsets)
 
     def score(self, text: str) -> dict[str, float]:
         """Probability per label, of the reading of `text` that is most likely harmful."""
@@ -185,39 +200,39 @@ class Linear:
     def most_harmful(self, texts: Sequence[str]) -> dict[str, float]:
         """Probability per label, of the text, or sentence of a long text, that is most likely harmful. A sentence has
         to be more certain by `PART_MARGIN`."""
-        pieces, odds = [], []
+        pieces, margins = [], []
         for text in texts:
             parts = PART.findall(text) if len(text) >= LONG_TEXT else []
             pieces += [text, *parts]
-            odds += [1.0, *[_PART_ODDS] * len(parts)]
+            margins += [0.0, *[PART_MARGIN] * len(parts)]
         several = range(0, len(pieces), MAX_PIECES)
-        found = [self._best(pieces[at : at + MAX_PIECES], odds[at : at + MAX_PIECES]) for at in several]
-        harm, keys = max(found, key=itemgetter(0))
-        return dict(zip(self.labels, [harm, *self._hazards(keys)], strict=True))
+        found = [self._best(pieces[at : at + MAX_PIECES], margins[at : at + MAX_PIECES]) for at in several]
+        logit, keys, words = max(found, key=itemgetter(0))
+        return dict(zip(self.labels, [_sigmoid(logit), *self._hazards(keys, words)], strict=True))
 
-    def _best(self, pieces: Sequence[str], odds: Sequence[float]) -> tuple[float, NDArray[np.uint32]]:
-        """Probability that the most harmful piece is harmful, and its features."""
+    def _best(self, pieces: Sequence[str], margins: Sequence[float]) -> tuple[float, NDArray[np.uint32], int]:
+        """Of the most harmful piece: the log-odds of harm, its keys, how many of them are of words."""
         keys = _keys(BREAK.join(pieces))
         groups = keys >> np.uint32(BITS)
         counts = np.bincount(groups, minlength=2 * len(pieces))
         sums = np.bincount(groups, self.harm.take(keys & _BUCKET), 2 * len(pieces)) / np.sqrt(np.maximum(counts, 1))
-        logits = (sums[::2] + sums[1::2]) * self.scale[0] + self.bias[0]
-        harm = 1 / (1 + np.exp(-(logits * self.calibration[0, 0] + self.calibration[0, 1])))
-        harm /= harm + (1 - harm) * odds
-        best = int(harm.argmax())
-        first = counts[: 2 * best].sum()
-        return float(harm[best]), keys[first : first + counts[2 * best] + counts[2 * best + 1]]
+        logits = (sums[::2] + sums[1::2]) * self._slopes[0] + (self._offsets[0] - margins)
+        best = int(logits.argmax())
+        first, (words, letters) = int(counts[: 2 * best].sum()), counts[2 * best : 2 * best + 2].tolist()
+        return float(logits[best]), keys[first : first + words + letters], words
 
-    def _hazards(self, keys: NDArray[np.uint32]) -> list[float]:
-        """Probability per hazard, of the piece that has these features."""
-        total = self.bias[1:].astype(np.float64)
-        letters = (keys & _LETTERS) != 0
-        for kind in (keys[~letters], keys[letters]):
-            if len(kind):
-                rows = self.hazards.take((kind & _BUCKET) >> np.uint32(BITS - HAZARD_BITS), axis=0)
-                total += rows.sum(axis=0, dtype=np.int32) * self.scale[1:] / np.sqrt(len(kind))
-        found: list[float] = (1 / (1 + np.exp(-(total * self.calibration[1:, 0] + self.calibration[1:, 1])))).tolist()
-        return found
+    def _hazards(self, keys: NDArray[np.uint32], words: int) -> list[float]:
+        """Probability per hazard, of the piece that has these keys, those of words first."""
+        lengths = np.empty(len(keys))
+        lengths[:words] = max(words, 1) ** -0.5
+        lengths[words:] = max(len(keys) - words, 1) ** -0.5
+        rows = self.hazards.take((keys & _BUCKET) >> np.uint32(BITS - HAZARD_BITS), axis=0)
+        logits = (lengths @ rows.astype(np.float64)) * self._slopes[1:] + self._offsets[1:]
+        return [_sigmoid(logit) for logit in logits.tolist()]
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(min(-logit, 700.0)))
 
 
 def score(texts: Iterable[str], model: Linear | None = None) -> list[dict[str, float]]:
