@@ -2,7 +2,8 @@
 
 import logging
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
 import msgspec
 
@@ -59,7 +60,7 @@ class Request:
             what = f"the request did not arrive within {self.settings.body_seconds:g} seconds"
             raise Refused(408, what, kind="invalid_request_error", code="request_timeout") from None
 
-    async def sending(self, message: dict[str, object]) -> None:
+    async def sending(self, message: MutableMapping[str, Any]) -> None:
         self.started = True
         await self.send(message)
 

@@ -19,7 +19,7 @@ from alignstack.engine.run import Serving
 from alignstack.engine.stack import Placed
 from alignstack.gateway import images
 from alignstack.gateway.account import at_most, price, settled, usage_details
-from alignstack.gateway.call import Call, Choice, Dialect, Ending, Head, Refused
+from alignstack.gateway.call import Call, Choice, Dialect, Ending, Head, Reason, Refused
 from alignstack.gateway.person import person_of
 from alignstack.gateway.services import Services
 from alignstack.gateway.upstream import refusal_of
@@ -217,9 +217,8 @@ class Exchange:
     def _ending(self, serving: Serving) -> Ending:
         outcome, said = serving.outcome, serving.said
         blocked = outcome is not None and outcome.status in ("blocked", "cut")
-        finish = said.finish if said is not None else "stop"
         return Ending(
-            reason="content_filter" if blocked or finish in ("cancelled", "unavailable") else finish,
+            reason="content_filter" if blocked else _reason(said),
             blocked=blocked,
             input_tokens=said.input_tokens if said else 0,
             output_tokens=_counted(said, outcome),
@@ -296,6 +295,12 @@ class Exchange:
         async with serving.answer(self.call.messages):
             pass
         self._keep(serving.trace)
+
+
+def _reason(said: ModelEvent | None) -> Reason:
+    if said is None or said.finish == "cancelled" or said.finish == "unavailable":
+        return "content_filter"
+    return said.finish
 
 
 def _counted(said: ModelEvent | None, outcome: OutcomeEvent | None) -> int:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ from alignstack.store.open_ledger import open_ledger
 from alignstack.store.traces import SqliteTraces
 from alignstack.store.writer import Writer
 from alignstack.telemetry.otel import Spans
-from alignstack.telemetry.prometheus import Metrics
+from alignstack.telemetry.prometheus import Metrics, forget
 from alignstack.web.access import check_bind
 from alignstack.web.http import Receive, Scope, Send
 
@@ -71,14 +72,14 @@ def serve(stack_file: Path | None, *, host: str, port: int, workers: int, listen
         backlog=2048,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, round(deployment.settings.drain_seconds)),
-        app_dir=None,
     )
     sockets = [_bound(config)]
     shown = f"[{host}]" if ":" in host else host
     listening(f"serving {deployment.stack.source} on http://{shown}:{sockets[0].getsockname()[1]}/v1")
     try:
         if workers > 1:
-            _Workers(config, target=uvicorn.Server(config).run, sockets=sockets).run()
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="alignstack-metrics-")
+            _Workers(config, sockets).run()
         else:
             uvicorn.Server(config).run(sockets=sockets)
     finally:
@@ -103,6 +104,12 @@ def _bound(config: uvicorn.Config) -> socket.socket:
 
 class _Workers(Multiprocess):
     """uvicorn's own supervisor, which starts a killed worker again. SIGHUP goes on to the workers, which reload."""
+
+    def keep_subprocess_alive(self) -> None:
+        before = {worker.process.pid for worker in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before - {worker.process.pid for worker in self.processes}:
+            forget(pid or 0)
 
     def handle_hup(self) -> None:
         for worker in self.processes:

@@ -38,7 +38,8 @@ async def body(scope: Scope, receive: Receive, *, limit: int, seconds: float) ->
         raise TooLarge
     first = await _part(receive, seconds)
     if not first.get("more_body"):
-        return _within(first.get("body", b""), limit)
+        whole: bytes = _within(first.get("body", b""), limit)
+        return whole
     parts = bytearray(_within(first.get("body", b""), limit))
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
