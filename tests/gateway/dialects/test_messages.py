@@ -256,6 +256,11 @@ def test_plain_request() -> None:
     assert (call.sampling.seed, call.sampling.more) == (None, "")
 
 
+@pytest.mark.parametrize("empty", ["", [], None])
+def test_empty_system_is_none(empty: Any) -> None:
+    assert decoded(messages=HI, system=empty).messages == (Message(role="user", content="hi"),)
+
+
 def test_person_is_the_user_id() -> None:
     assert decoded(messages=[{"role": "user", "content": "hi"}], metadata={"user_id": "u1"}).person == "u1"
 
@@ -485,6 +490,49 @@ def test_whatever_is_sent_is_decoded_or_refused(messages: Any, keys: dict[str, A
 def test_bytes_of_any_kind_are_refused(body: bytes) -> None:
     with pytest.raises(Refused):
         MESSAGES.decode(body)
+
+
+PIECE = st.builds(
+    Delta,
+    text=st.text(max_size=3) | st.sampled_from(['{"a":', "1}"]),
+    kind=st.sampled_from(["text", "refusal", "reasoning", "call"]),
+    index=st.integers(0, 2),
+    call_id=st.sampled_from(["", "c"]),
+    name=st.sampled_from(["", "f"]),
+)
+ENDING = st.builds(Ending, reason=st.sampled_from(["stop", "length", "tool_calls", "content_filter"]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(pieces=st.lists(PIECE, max_size=8), ending=ENDING)
+def test_stream_and_whole_answer_say_the_same(pieces: list[Delta], ending: Ending) -> None:
+    blocks: list[dict[str, Any]] = []
+    reason = ""
+    for line in streamed(pieces, ending).decode().split("\n"):
+        event: dict[str, Any] = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {"type": ""}
+        match event["type"]:
+            case "content_block_start":
+                blocks.append({**event["content_block"]})
+            case "content_block_delta":
+                block, delta = blocks[event["index"]], event["delta"]
+                key = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "input"}[delta["type"]]
+                block[key] = (block[key] or "") + delta["partial_json" if key == "input" else key]
+            case "message_delta":
+                reason = event["delta"]["stop_reason"]
+    answer = json.loads(whole(pieces, ending))
+    assert reason == answer["stop_reason"]
+    assert [parsed(block) for block in blocks] == answer["content"]
+
+
+def parsed(block: dict[str, Any]) -> dict[str, Any]:
+    """A streamed call with its arguments read as those of a whole answer are."""
+    if block["type"] != "tool_use" or not block["input"]:
+        return block
+    try:
+        value = json.loads(block["input"])
+    except ValueError:
+        value = block["input"]
+    return {**block, "input": value if isinstance(value, dict) else {"arguments": value}}
 
 
 def test_refused_keeps_its_words() -> None:

@@ -503,3 +503,23 @@ def test_whatever_is_sent_is_decoded_or_refused(input: Any, keys: dict[str, Any]
 def test_bytes_of_any_kind_are_refused(body: bytes) -> None:
     with pytest.raises(Refused):
         RESPONSES.decode(body)
+
+
+PIECE = st.builds(
+    Delta,
+    text=st.text(max_size=3),
+    kind=st.sampled_from(["text", "refusal", "reasoning", "call"]),
+    index=st.integers(0, 2),
+    call_id=st.sampled_from(["", "c"]),
+    name=st.sampled_from(["", "f"]),
+)
+ENDING = st.builds(Ending, reason=st.sampled_from(["stop", "length", "tool_calls", "content_filter"]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(pieces=st.lists(PIECE, max_size=8), ending=ENDING)
+def test_stream_and_whole_answer_say_the_same(pieces: list[Delta], ending: Ending) -> None:
+    events = events_of(streamed(pieces, ending))
+    done = {event["output_index"]: event["item"] for event in events if event["type"] == "response.output_item.done"}
+    assert events[-1]["response"] == json.loads(whole(pieces, ending))
+    assert [done[at] for at in sorted(done)] == events[-1]["response"]["output"]

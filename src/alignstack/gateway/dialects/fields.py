@@ -150,6 +150,8 @@ def take_tokens(fields: dict[str, Any], key: str) -> int | None:
     value = fields.pop(key, None)
     if value is None:
         return None
+    if type(value) is float and value.is_integer():
+        value = int(value)  # to JSON 5.0 and 5 are one number
     if type(value) is not int or not 1 <= value <= MAX_TOKENS:
         raise bad_request(f"{key} should be a whole number of tokens, at least 1", param=key)
     return value

@@ -136,7 +136,7 @@ _Reader = Callable[[_Turn, _Block, str], None]
 
 
 def _system(value: Any) -> Conversation:
-    if value is None or value == "":
+    if not value and (value is None or type(value) in (str, list)):
         return ()
     if type(value) is str:
         return (Message(role="system", content=value),)
@@ -168,7 +168,7 @@ def _turn(item: _Block, number: int) -> list[Message]:
         return [Message(role=role, content=content)]
     where = f"messages[{number}].content"
     if role == "system":
-        return [_only_text(content, where)]
+        return [_only_text(content, where)] if content != [] else []
     turn = _gather(as_list(content, where), where, _OF_USER if role == "user" else _OF_ASSISTANT)
     said = turn.parts or turn.calls
     return [*turn.results, turn.message(role, where)] if said else turn.results
@@ -221,7 +221,8 @@ def _read_document(turn: _Turn, block: _Block, where: str) -> None:
         case "content":
             _read_inside(turn, source.get("content"), f"{at}.content", _INSIDE)
         case _:
-            file = {"filename": block.get("title") or "document.pdf", "file_data": _address(source, at)}
+            key = "file_url" if source.get("type") == "url" else "file_data"
+            file = {"filename": block.get("title") or "document.pdf", key: _address(source, at)}
             turn.add_media("file", {"type": "file", "file": file})
 
 
