@@ -2,23 +2,38 @@
 
 In a page, `<!-- file: NAME -->` before a block writes it to a file first; blocks that hold a stack load; `alignstack …`
 lines run, in order, in one folder per page, and must exit with 0 or the code in a trailing `# exits with N`;
-`<!-- not run: reason -->` excuses a block.
+`<!-- not run: reason -->` excuses a block, Python must parse even so.
+
+`alignstack serve` goes on running to the end of the page or the next such line; what follows can use it by the address
+that the page gives (127.0.0.1:8080), also with `curl`, whose answers must be successes. Model servers that pages put it
+in front of are stood in for by a gateway with a scripted model.
 """
 
 import json
 import os
 import re
+import shlex
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+GATEWAY = "127.0.0.1:8080"
+MODEL_SERVERS = re.compile(r"http://127\.0\.0\.1:(?:8000|8081|11434)\b|https://api\.(?:openai|anthropic)\.com\b")
+STAND_IN = "model: {use: scripted, replies: replies.jsonl, default: Flour, water, salt and yeast.}\nlayers: []\n"
+START_S = 60.0
 FENCE = re.compile(
     r"(?:<!-- (?P<mark>file|not run): (?P<value>.+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
@@ -32,7 +47,7 @@ class Block:
     excused: bool
 
 
-def blocks(page: Path) -> list[Block]:
+def blocks(text: str) -> list[Block]:
     return [
         Block(
             language=match["language"],
@@ -40,21 +55,80 @@ def blocks(page: Path) -> list[Block]:
             file=match["value"] if match["mark"] == "file" else None,
             excused=match["mark"] == "not run",
         )
-        for match in FENCE.finditer(page.read_text(encoding="utf-8"))
+        for match in FENCE.finditer(text)
     ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Gateway:
+    """What `alignstack serve` lines of one page start, one after the other, on one free port."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, line: str) -> None:
+        self.stop()
+        port = self.address.partition(":")[2]
+        with open("gateway.log", "w") as log:
+            self.process = subprocess.Popen(["bash", "-c", f"exec {line} --port {port}"], env=environment(), stderr=log)
+        end = time.monotonic() + START_S
+        while not self._answers():
+            assert self.process.poll() is None and time.monotonic() < end, Path("gateway.log").read_text()
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(urllib.request.urlopen(f"http://{self.address}/health", timeout=5).status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.terminate()
+            self.process.wait(START_S)
+            self.process = None
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    gateway = Gateway()
+    yield gateway
+    gateway.stop()
+
+
+@pytest.fixture(scope="session")
+def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Speaks the APIs of OpenAI and Anthropic, like the servers that it stands in for."""
+    folder, server = tmp_path_factory.mktemp("model"), Gateway()
+    (folder / "stack.yaml").write_text(STAND_IN)
+    (folder / "replies.jsonl").write_text("")
+    server.start(f"env ALIGNSTACK_HOME={folder} alignstack serve --stack {folder}/stack.yaml")
+    yield f"http://{server.address}"
+    server.stop()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_block_of_a_page_runs(
+    page: Path, gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    named = [block for block in blocks(page) if block.file]
+    text = page.read_text(encoding="utf-8").replace(GATEWAY, gateway.address)
+    if MODEL_SERVERS.search(text) and "\nalignstack serve" in text:
+        text = MODEL_SERVERS.sub(request.getfixturevalue("model_server"), text)
+    for name in re.findall(r"\$\{(\w+)\}", text):
+        monkeypatch.setenv(name, "from-the-environment")
+    named = [block for block in blocks(text) if block.file]
     for block in reversed(named):  # blocks may name files that stand further down; of two texts of a file the first
         write(block)
-    for block in blocks(page):
+    for block in blocks(text):
         write(block)
         if not block.excused:
-            run(block)
+            run(block, gateway)
+        elif block.language == "python":
+            compile(block.text, "<docs>", "exec")
 
 
 def write(block: Block) -> None:
@@ -62,7 +136,7 @@ def write(block: Block) -> None:
         Path(block.file).write_text(block.text, encoding="utf-8")
 
 
-def run(block: Block) -> None:
+def run(block: Block, gateway: Gateway) -> None:
     match block.language:
         case "yaml":
             load(block)
@@ -74,8 +148,8 @@ def run(block: Block) -> None:
         case "python":
             exec(compile(block.text, block.file or "<docs>", "exec"), {"__name__": "docs"})
         case "console" | "bash":
-            for line in block.text.splitlines():
-                command(line)
+            for line in block.text.replace("\\\n", " ").splitlines():
+                command(line, gateway)
 
 
 def load(block: Block) -> None:
@@ -93,15 +167,31 @@ def load(block: Block) -> None:
         policy.load(path)
 
 
-def command(line: str) -> None:
-    if not re.match(r"(.*\| )?alignstack ", line):
-        return
-    shell, _, expected = line.partition("# exits with ")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", shell], capture_output=True, text=True, env={**os.environ, "PATH": path}, check=False
-    )
-    assert done.returncode == int(expected or 0), f"{line}\n{done.stdout}\n{done.stderr}"
+def command(line: str, gateway: Gateway) -> None:
+    if line.startswith("alignstack serve"):
+        gateway.start(line)
+    elif line.startswith("curl ") and gateway.address in line:
+        curl(shlex.split(line, comments=True)[1:])
+    elif re.match(r"(.*\| )?alignstack ", line):
+        shell, _, expected = line.partition("# exits with ")
+        done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environment(), check=False)
+        assert done.returncode == int(expected or 0), f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def curl(words: list[str]) -> None:
+    """Machines need not have curl: the request that such a line makes, with the few options that pages use."""
+    request = urllib.request.Request(next(word for word in words if word.startswith("http")))
+    for option, value in pairwise(words):
+        if option == "-H":
+            request.add_header(*value.split(": ", 1))
+        elif option == "-d":
+            request.data = json.dumps(json.loads(value)).encode()
+    assert {word for word in words if word.startswith("-")} <= {"-H", "-d", "-s", "-N", "-i"}
+    urllib.request.urlopen(request, timeout=START_S).read()
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
@@ -112,7 +202,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_index_names_every_page() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    assert not [page.name for page in PAGES[1:] if page.name != "index.md" and f"({page.name})" not in index]
+    names = [page.relative_to(DOCS).as_posix() for page in PAGES[1:]]
+    assert not [name for name in names if name != "index.md" and f"({name})" not in index]
 
 
 def test_generated_pages_are_current(tmp_path: Path) -> None:
