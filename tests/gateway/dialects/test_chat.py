@@ -74,6 +74,9 @@ class TestDecode:
         both = decode(max_completion_tokens=5, max_tokens=6).sampling
         assert (both.max_tokens, both.more) == (5, "")
 
+    def test_a_whole_number_may_be_written_with_a_point(self) -> None:
+        assert decode(max_tokens=5.0, n=2.0, temperature=1).sampling.max_tokens == 5
+
     def test_keys_that_are_not_read_go_to_the_model_server_unchanged(self) -> None:
         rest = {
             "model": "m",

@@ -20,8 +20,17 @@ def fitting(data: dict[str, Any], shape: type[T]) -> T:
     """`data` as a Struct. Raises Refused (400) that names the first key that is wrong."""
     try:
         return msgspec.convert(data, shape)
+    except msgspec.ValidationError:
+        plain = {key: _counted(value) for key, value in data.items()}
+    try:
+        return msgspec.convert(plain, shape)
     except msgspec.ValidationError as error:
         raise _wrong(str(error)) from None
+
+
+def _counted(value: Any) -> Any:
+    """To JSON 5.0 and 5 are one number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _wrong(text: str) -> Refused:

@@ -95,7 +95,7 @@ class _Asked(msgspec.Struct):
 
     messages: Annotated[list[_Turn], msgspec.Meta(min_length=1)]
     model: str | None = None
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=10)] | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     max_tokens: Tokens = None
