@@ -154,10 +154,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # what was started is stopped then too
     scenarios = [scenario for scenario in load.SCENARIOS if scenario.name in chosen.scenarios]
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        runners = everyone(chosen.only, chosen.peers, Path(folder), stack)
-        warm(runners)
-        results = rounds(runners, scenarios, chosen.rounds, chosen.seconds)
+    try:
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            runners = everyone(chosen.only, chosen.peers, Path(folder), stack)
+            warm(runners)
+            results = rounds(runners, scenarios, chosen.rounds, chosen.seconds)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 3
     if chosen.json:
         rows = [{"scenario": s, "name": n, "rounds": list(of)} for (s, n), of in results.items()]
         chosen.json.write_text(json.dumps(rows, indent=1))
