@@ -25,6 +25,10 @@ MAX_READINGS = 8
 """Never more texts than this."""
 MAX_DECODED = 65_536
 """Characters in which encodings are looked for."""
+CONTEXT = 256
+"""Characters before what is new on a running stream that layers read again, those that can choose: the same number for
+all of them, so that they share the readings. Chosen by hand: a paragraph, and with 16 new tokens (about 100 characters)
+still short enough to be judged as one text."""
 MAX_RUNS = 32
 """Encoded runs tried per text and encoding."""
 MAX_PHRASES = 1_000

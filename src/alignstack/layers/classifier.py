@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from alignstack.core.errors import ConfigError, DataError, Problem, nearest
 from alignstack.core.layer import LayerInfo, Phase, Scope, View
 from alignstack.core.messages import digest
-from alignstack.core.normalise import readings
+from alignstack.core.normalise import CONTEXT, readings
 from alignstack.core.verdict import Action, Verdict
 from alignstack.policy import Policy
 
@@ -318,16 +318,24 @@ class Classifier:
             version=digest("classifier", self._model.sha256, config.model_dump(mode="json"), self._actions),
             scope=Scope(hazards=frozenset(self._actions), max_chars=MAX_CHARS),
             threshold=config.threshold,
+            quick=True,
         )
 
     async def check(self, view: View) -> Verdict:
+        """On a running stream the new text and `CONTEXT` characters before it are judged, as one short text: what the
+        whole text would get is known at the end."""
         if not self._actions:
             return Verdict(action="abstain", reason="the policy gives this layer no hazard to act on")
-        if not view.text.strip():
+        text = view.recent(CONTEXT)
+        if len(view.text) > MAX_CHARS:
+            text = text[: max(0, MAX_CHARS - len(view.text) + len(text))]
+        if not text or text.isspace():
             return Verdict(action="abstain", reason="nothing to read")
-        if len(view.text) < LONG:
-            return self._judge(self._model.score(view.text))
-        return self._judge(await asyncio.to_thread(self._model.score, view.text))
+        return self._score(view, text) if len(text) < LONG else await asyncio.to_thread(self._score, view, text)
+
+    def _score(self, view: View, text: str) -> Verdict:
+        found = view.readings(CONTEXT) if len(view.text) <= MAX_CHARS else readings(text)
+        return self._judge(self._model.most_harmful(found))
 
     def _judge(self, found: dict[str, float]) -> Verdict:
         harm = found.pop("harmful")

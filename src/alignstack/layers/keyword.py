@@ -4,7 +4,8 @@ Stops: texts that hold one of the listed words, phrases or regular expressions, 
 invisible characters and the common encodings that `alignstack.core.normalise` undoes.
 Does not stop: the same wish in other words, misspellings, other languages, anything that needs understanding. It also
 blocks harmless texts that happen to hold a word. A slow regular expression makes every request slow: it cannot be
-interrupted by `timeout_ms`.
+interrupted by `timeout_ms`. On a running stream it reads what is new and at least 256 characters before it: a regular
+expression that matches more, or a disguise that began earlier, is found once the stream has ended.
 """
 
 import asyncio
@@ -18,15 +19,19 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from alignstack.core.errors import ConfigError, Problem, nearest
 from alignstack.core.layer import LayerInfo, Phase, Scope, View
 from alignstack.core.messages import digest
-from alignstack.core.normalise import readings
+from alignstack.core.normalise import CONTEXT
 from alignstack.core.verdict import Span, Verdict
 from alignstack.policy import Policy
 
 PHASES: tuple[Phase, ...] = ("request", "tool_call", "tool_result", "output")
 MAX_SPANS = 32
 """More matches than this are not listed."""
-LONG = 100_000
-"""Characters from which the search runs in a thread, so that other requests are served between two readings."""
+LONG = 20_000
+"""Characters from which the search runs in a thread, so that other requests are served meanwhile."""
+ESCAPED = 10
+"""Characters that stand for one at most, in an encoding that comes in one piece: `&#1114111;`."""
+
+CLEAN = Verdict(action="allow", score=0.0)
 
 
 class KeywordConfig(BaseModel):
@@ -75,6 +80,7 @@ class Keyword:
         self._patterns = _compile(config)
         self._lower = not (config.regex or config.case_sensitive)
         self._literals = () if config.regex else tuple(map(self._folded, config.patterns))
+        self._overlap = max(CONTEXT, ESCAPED * max(map(len, self._literals), default=0))
         self._hazard = config.hazard
         self._action = policy.action(config.hazard, name) if config.hazard else "block"
         own = frozenset({config.hazard}) if config.hazard else None
@@ -85,30 +91,39 @@ class Keyword:
             kind="veto",
             version=digest("keyword", config.model_dump(mode="json"), self._action),
             scope=Scope(hazards=hazards if hazards is not None else own),
+            quick=True,
         )
 
     async def check(self, view: View) -> Verdict:
-        if len(view.text) < LONG:
-            return self._look(view.text)
-        return await asyncio.to_thread(self._look, view.text)
+        if not view.text:
+            return Verdict(action="abstain", reason="nothing to read")
+        if len(view.recent(self._overlap)) < LONG:
+            return self._look(view)
+        return await asyncio.to_thread(self._look, view)
 
-    def _look(self, text: str) -> Verdict:
-        spans = self._spans(self._folded(text))
+    def _look(self, view: View) -> Verdict:
+        text = view.recent(self._overlap)
+        before = len(view.text) - len(text)
+        spans = self._spans(text, before)
         if spans:
             return self._found("a listed pattern occurs", spans)
-        if any(self._spans(self._folded(reading)) for reading in readings(text) if reading != text):
+        again = (reading for reading in view.readings(self._overlap) if reading != text)
+        if any(self._spans(reading, before if reading[:1] == text[:1] else 0) for reading in again):
             return self._found("a listed pattern occurs once disguises are undone", ())
-        return Verdict(action="allow", score=0.0)
+        return CLEAN
 
     def _folded(self, text: str) -> str:
         return _lower(text) if self._lower else text
 
-    def _spans(self, text: str) -> tuple[Span, ...]:
+    def _spans(self, text: str, before: int) -> tuple[Span, ...]:
+        """Matches in `text`, which stands behind `before` characters that were searched already. A match at its very
+        beginning was found then, if it is one: here it could be the end of a word."""
+        text = self._folded(text)
         # `in` first: it stays fast with thousands of literals and lets other threads run between two of them.
         if self._literals and not any(literal in text for literal in self._literals):
             return ()
-        matches = (match for pattern in self._patterns for match in pattern.finditer(text))
-        return tuple(Span(start=match.start(), end=match.end()) for match in islice(matches, MAX_SPANS))
+        matches = (match.span() for pattern in self._patterns for match in pattern.finditer(text, min(before, 1)))
+        return tuple(Span(start=before + start, end=before + end) for start, end in islice(matches, MAX_SPANS))
 
     def _found(self, reason: str, spans: tuple[Span, ...]) -> Verdict:
         categories = {self._hazard: 1.0} if self._hazard else {}
