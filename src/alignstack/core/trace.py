@@ -1,5 +1,6 @@
 """One request and every event that happened to it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from alignstack.core.events import Event, LayerError, LayerEvent, ModelEvent, OutcomeEvent, RequestEvent
@@ -36,3 +37,33 @@ class Trace:
     @property
     def layer_events(self) -> tuple[LayerEvent | LayerError, ...]:
         return tuple(event for event in self.events if isinstance(event, LayerEvent | LayerError))
+
+    @property
+    def stopped_by(self) -> LayerEvent | LayerError | None:
+        """The first layer that blocked or cut what the client gets, if one did."""
+        if self.outcome is None or self.outcome.status not in ("blocked", "cut"):
+            return None
+        enforced = (event for event in self.layer_events if event.mode == "enforce")
+        return next((event for event in enforced if _said(event) == "block" or _fails_closed(event)), None)
+
+
+WEIGHT = ("block", "error", "modify", "escalate", "allow", "abstain")
+"""Of several things that one layer said, the one that counts stands first."""
+
+
+def verdicts(trace: Trace, names: Iterable[str]) -> dict[str, str]:
+    """What each layer of `names` said: a verdict's action, `error` for a fault, `abstain` if it saw nothing. Of a layer
+    that looked several times what weighs most."""
+    said: dict[str, str] = dict.fromkeys(names, "abstain")
+    for event in trace.layer_events:
+        if event.layer in said:
+            said[event.layer] = min(said[event.layer], _said(event), key=WEIGHT.index)
+    return said
+
+
+def _said(event: LayerEvent | LayerError) -> str:
+    return "error" if isinstance(event, LayerError) else event.verdict.action
+
+
+def _fails_closed(event: LayerEvent | LayerError) -> bool:
+    return isinstance(event, LayerError) and event.on_error == "block"

@@ -1,11 +1,15 @@
 """The one place where traces, manifests and records become JSON and come back, equal."""
 
 import json
-from typing import TypeVar
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from alignstack.core.errors import DataError
+from alignstack.core.events import LayerEvent
 from alignstack.core.grid import Manifest, Record
 from alignstack.core.trace import Trace
 
@@ -20,6 +24,32 @@ def encode(adapter: TypeAdapter[T], value: T) -> str:
     """One line of ASCII JSON, which holds lone surrogates too (JSON requests can carry them, UTF-8 cannot). Sets are
     sorted, so that equal values are equal bytes."""
     return json.dumps(adapter.dump_python(value), default=sorted, separators=(",", ":"))
+
+
+def encode_trace(trace: Trace) -> str:
+    """As `encode`, many times as fast, with characters that are not ASCII as they are."""
+    if not all(map(_finite, trace.events)):
+        return encode(TRACE, trace)  # the fast encoder writes null
+    try:
+        return _FAST.encode(trace).decode()
+    except (UnicodeEncodeError, TypeError):  # half a surrogate pair; a layer's own kind of value
+        return encode(TRACE, trace)
+
+
+def _finite(event: object) -> bool:
+    if not isinstance(event, LayerEvent):
+        return True
+    verdict = event.verdict
+    return math.isfinite((verdict.score or 0.0) + (verdict.threshold or 0.0) + sum(verdict.categories.values()))
+
+
+def _plain(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+_FAST = msgspec.json.Encoder(enc_hook=_plain)
 
 
 def decode(adapter: TypeAdapter[T], line: bytes | str, where: str) -> T:
