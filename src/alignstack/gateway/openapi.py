@@ -108,6 +108,8 @@ WORD: Schema = {"type": "string", "minLength": 1}
 FLAG: Schema = {"type": ["boolean", "null"]}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 TOKENS: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_TOKENS}
+NOTHING: Schema = {"enum": [None, False, 0, "", [], {}]}
+"""Accepted in place of what is not available."""
 MODEL: Schema = {"name": "model", "in": "path", "required": True, "schema": WORD}
 
 
@@ -133,17 +135,18 @@ def _is(word: str) -> Schema:
 
 
 SAMPLING: Mapping[str, Schema] = {
-    "model": TEXT,
+    "model": _or_null(TEXT),
     "stream": FLAG,
     "temperature": _up_to(2),
     "top_p": _up_to(1),
 }
 PERSON: Mapping[str, Schema] = {"safety_identifier": _or_null(TEXT), "user": _or_null(TEXT)}
 
+HOST = r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}"
 ADDRESS: Schema = {
     "type": "string",
-    "pattern": "^(data:|https?://)",
-    "description": "a `data:` URL, or what `serve.image_urls` allows",
+    "pattern": rf"^(data:|https?://{HOST}(/[A-Za-z0-9._~%/-]*)?$)",
+    "description": "a `data:` URL, or a public address where `serve.image_urls` allows those",
 }
 TEXT_PART = _objects({"type": _is("text"), "text": TEXT})
 IMAGE_PART = _objects({"type": _is("image_url"), "image_url": _objects({"url": ADDRESS})})
@@ -195,7 +198,7 @@ RESPONSES_REQUEST = _objects(
         **PERSON,
         "instructions": _or_null(TEXT),
         "max_output_tokens": _or_null(TOKENS),
-        **{key: {"type": "null"} for key in STORED},
+        **dict.fromkeys(STORED, NOTHING),
         **dict.fromkeys(NOT_IN_RESPONSES, False),
     },
 )
@@ -206,10 +209,10 @@ MESSAGES_REQUEST = _objects(
     {"max_tokens": TOKENS, "messages": _list(MESSAGES_TURN, at_least=1)},
     {
         **SAMPLING,
-        "system": TEXTS,
+        "system": {"anyOf": [*TEXTS["anyOf"], {"type": "null"}]},
         "metadata": _or_null(_objects({}, {"user_id": _or_null(TEXT)})),
-        "stop_sequences": _list(TEXT),
-        "tools": _list(MESSAGES_TOOL),
+        "stop_sequences": _or_null(_list(TEXT)),
+        "tools": _or_null(_list(MESSAGES_TOOL)),
         **dict.fromkeys(NOT_IN_MESSAGES, False),
     },
 )
