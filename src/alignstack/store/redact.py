@@ -48,7 +48,7 @@ SECRETS = re.compile(
 """Every look ahead is bounded, and no two matches can begin in one run of characters: linear in the text."""
 
 DATA_URL = re.compile(r"data:[\w.+/-]{0,100}(?:;[\w.+=-]{0,100}){0,4};base64,")
-BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]+={0,2}\s*")
+BASE64 = re.compile(r"(?=[^0-9]*[0-9])(?=[^A-Z]*[A-Z])(?=[^a-z]*[a-z])[A-Za-z0-9+/_\r\n-]+={0,2}\s*")
 
 FILE = 512
 """Characters of base64 from which on it is a file, and no word that happens to look like it. Chosen by hand."""
@@ -62,6 +62,9 @@ NAMES = frozenset({
 
 JSON = frozenset({"parts", "more", "arguments"})
 """Fields that hold JSON, and must go on doing so."""
+
+WORDS = frozenset({"type", "format", "detail"})
+"""Keys of content parts whose values are words of the API."""
 
 Edit = Callable[[str], str]
 
@@ -147,13 +150,17 @@ def _json(text: str, edit: Edit) -> str:
 
 
 def _value(value: Any, edit: Edit) -> Any:
-    if isinstance(value, str):
-        return _file(value) or edit(value)
-    if isinstance(value, list):
-        return [_value(item, edit) for item in value]
-    if isinstance(value, dict):
-        return {key: item if key == "type" else _value(item, edit) for key, item in value.items()}
-    return value
+    match value:
+        case str():
+            return _file(value) or edit(value)
+        case list():
+            return [_value(item, edit) for item in value]
+        case {"type": "text", "text": str(text)}:
+            return {**value, "text": edit(text)}
+        case dict():
+            return {key: item if key in WORDS else _value(item, edit) for key, item in value.items()}
+        case _:
+            return value
 
 
 def _file(text: str) -> str:
