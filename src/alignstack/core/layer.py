@@ -4,7 +4,7 @@ A layer sees a read-only view and returns a `Verdict`; the engine acts on it. No
 verdict stays separate and attribution can say who did what.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 from alignstack.core.messages import Conversation, digest, user_text
@@ -84,9 +84,16 @@ class View:
     def grown(self, draft: str, before: "View | None") -> "View":
         """The next look at a stream, after the look `before`; it hashes the new text alone, so that all looks together
         cost what one does."""
-        if before is None:
-            return replace(self, draft=draft, final=False)
-        return replace(self, draft=draft, final=False, seen=len(before.draft or ""), earlier=before.digest)
+        return View(
+            phase=self.phase,
+            messages=self.messages,
+            draft=draft,
+            final=False,
+            seen=len(before.draft or "") if before is not None else 0,
+            earlier=before.digest if before is not None else "",
+            caller=self.caller,
+            audit=self.audit,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -327,7 +327,8 @@ class _Flow:
                     if await self._look(looked):
                         break
                 gate.offer(delta, max(delta.tokens, 1))
-                await self._send()
+                if not self.holders:  # else nothing can leave before the next look
+                    await self._send()
         if generation.ending != "unavailable" and not gate.is_cut:
             await self._look(replace(self.view, draft=generation.text))
         await self.looks.put(None)
