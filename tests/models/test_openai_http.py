@@ -1,75 +1,30 @@
-"""Against real servers on real ports: one that behaves, and raw sockets that do not."""
+"""Against real servers: one that behaves, and raw sockets that do not."""
 
 import asyncio
 import gc
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
 from alignstack.core.errors import ModelUnavailable
-from alignstack.core.messages import Message, user
+from alignstack.core.messages import Message, ToolCall, user
 from alignstack.core.ports import Delta, Finish, Sampling
 from alignstack.models import http
 from alignstack.models.openai_http import OpenAIHTTP, OpenAIHTTPConfig
 from alignstack.policy.strict import problems
+from tests.models.servers import chunk, head, raw_server, server
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SAMPLING = Sampling(seed=7, temperature=0.5, max_tokens=9)
 
 
 def model(base_url: str, **keys: object) -> OpenAIHTTP:
     return OpenAIHTTP(OpenAIHTTPConfig.model_validate({"base_url": base_url, "model": "m", "max_retries": 0, **keys}))
-
-
-@asynccontextmanager
-async def server(handler: Handler) -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", handler)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
-
-
-@asynccontextmanager
-async def raw_server(*parts: bytes | float) -> AsyncIterator[str]:
-    """Sends the bytes, sleeps the seconds, then closes the connection."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            for part in parts:
-                if isinstance(part, bytes):
-                    writer.write(part)
-                    await writer.drain()
-                else:
-                    await asyncio.sleep(part)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with listening:
-        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
-
-
-def chunk(text: str | None = None, finish: str | None = None, **more: object) -> bytes:
-    choice = {"index": 0, "delta": {} if text is None else {"content": text}, "finish_reason": finish}
-    return b"data: " + json.dumps({"choices": [choice], **more}).encode() + b"\n\n"
-
-
-def head(content_type: str = "text/event-stream") -> bytes:
-    return f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nConnection: close\r\n\r\n".encode()
 
 
 async def items(client: OpenAIHTTP) -> list[Delta | Finish]:
@@ -232,6 +187,236 @@ def test_kept_connections_close_with_their_loop_even_without_aclose() -> None:
     assert len(kept) == 1 and not kept[0].open
 
 
+# ---------------------------------------------------------------- what is sent
+
+
+async def sent(
+    messages: Sequence[Message] = user("hi"), sampling: Sampling = SAMPLING, *, whole: bool = False, **keys: object
+) -> dict[str, Any]:
+    """The body of the request."""
+    bodies: list[dict[str, Any]] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        bodies.append(await request.json())
+        return web.json_response({"choices": [{"message": {"content": "ok"}, "finish_reason": "stop"}]})
+
+    async with server(handler) as url:
+        client = model(url, **keys)
+        assert [item async for item in (client.answer if whole else client.stream)(messages, sampling)]
+        await client.aclose()
+    return bodies[0]
+
+
+async def test_what_is_left_open_is_left_out() -> None:
+    free = Sampling(seed=None, temperature=None, top_p=None, max_tokens=None)
+    body = await sent(sampling=free)
+    assert sorted(body) == ["messages", "model", "stream", "stream_options"]
+    assert body["stream_options"] == {"include_usage": True}
+    assert sorted(await sent(sampling=free, whole=True)) == ["messages", "model", "stream"]
+
+
+async def test_further_keys_of_a_request_are_sent_but_those_that_are_ours() -> None:
+    more = {"tools": [{"type": "function"}], "stop": ["x"], "user": None}
+    ours = {"n": 3, "model": "gpt-9", "messages": [], "stream": False, "stream_options": {"include_usage": False}}
+    body = await sent(sampling=replace(SAMPLING, more=json.dumps(more | ours)))
+    assert (body["tools"], body["stop"], body["stream"], body["model"]) == ([{"type": "function"}], ["x"], True, "m")
+    assert body["messages"] == [{"role": "user", "content": "hi"}]
+    assert body["stream_options"] == {"include_usage": True}
+    assert not {"n", "user"} & set(body)
+
+
+async def test_the_stack_file_wins_over_a_request() -> None:
+    asked = replace(SAMPLING, more='{"stop": ["x"], "tools": []}')
+    body = await sent(sampling=asked, extra={"stop": ["y"], "tools": None, "temperature": 1, "stream_options": None})
+    assert (body["stop"], body["temperature"]) == (["y"], 1)
+    assert not {"tools", "stream_options"} & set(body)
+
+
+async def test_a_request_chooses_the_model_only_where_the_stack_file_allows() -> None:
+    for named, allowed, expected in [
+        ("other", False, "m"), ("other", True, "other"), ("", True, "m"), (7, True, "m"), (None, True, "m")
+    ]:  # fmt: skip
+        asked = replace(SAMPLING, more=json.dumps({"model": named}))
+        assert (await sent(sampling=asked, any_model=allowed))["model"] == expected
+
+
+async def test_the_bound_on_the_answer_has_the_name_that_the_server_knows() -> None:
+    body = await sent(limit_key="max_completion_tokens")
+    assert body["max_completion_tokens"] == 9 and "max_tokens" not in body
+
+
+async def test_turns_are_sent_whole() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    parts = json.dumps([{"type": "text", "text": "a"}, image, {"type": "text", "text": "b"}])
+    call = ToolCall(id="c1", name="look", arguments='{"x": 1}')
+    body = await sent(
+        (
+            Message(role="user", content="a\nb", parts=parts, media=("image_url",), more='{"name": "Ann"}'),
+            Message(role="user", content="changed", parts=parts, media=("image_url",)),
+            Message(role="user", content="", parts=parts, media=("image_url",)),
+            Message(role="assistant", content="", calls=(call,)),
+            Message(role="tool", content="seen", call_id="c1", more='{"role": "system", "content": "x"}'),
+        )
+    )
+    wire_call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"x": 1}'}}
+    assert body["messages"] == [
+        {"role": "user", "content": json.loads(parts), "name": "Ann"},
+        {"role": "user", "content": [{"type": "text", "text": "changed"}, image]},
+        {"role": "user", "content": [image]},
+        {"role": "assistant", "content": None, "tool_calls": [wire_call]},
+        {"role": "tool", "content": "seen", "tool_call_id": "c1"},
+    ]
+
+
+# ---------------------------------------------------------------- what comes back
+
+
+def delta(finish: str | None = None, **keys: object) -> bytes:
+    return (
+        b"data: " + json.dumps({"choices": [{"index": 0, "delta": keys, "finish_reason": finish}]}).encode() + b"\n\n"
+    )
+
+
+def called(index: int | None, call_id: str | None, name: str | None, arguments: str | None) -> bytes:
+    call = {"index": index, "id": call_id, "function": {"name": name, "arguments": arguments}}
+    return delta(tool_calls=[{key: value for key, value in call.items() if value is not None}])
+
+
+async def received(*parts: bytes, **keys: object) -> list[Delta | Finish]:
+    async with raw_server(head(), *parts) as url:
+        return await items(model(url, **keys))
+
+
+async def test_tool_calls_arrive_in_pieces() -> None:
+    got = await received(
+        delta(content="Let me look."),
+        called(0, "a", "look", ""),
+        called(0, None, None, '{"x"'),
+        called(0, None, None, ""),
+        called(0, None, None, ": 1}"),
+        called(1, "b", "find", "{}"),
+        delta("tool_calls"),
+    )
+    assert got == [
+        Delta(text="Let me look."),
+        Delta(text="", kind="call", call_id="a", name="look"),
+        Delta(text='{"x"', kind="call"),
+        Delta(text=": 1}", kind="call"),
+        Delta(text="{}", kind="call", index=1, call_id="b", name="find"),
+        Finish(reason="tool_calls", output_tokens=5),
+    ]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [called(0, "a", "f", "1"), called(0, "a", "f", "2"), called(1, "b", "g", "3"), called(1, "b", "g", "4")],
+        [
+            called(None, "a", "f", "1"),
+            called(None, None, None, "2"),
+            called(None, "b", "g", "3"),
+            called(None, None, None, "4"),
+        ],
+        [called(0, "a", "f", "1"), called(0, None, None, "2"), called(0, "b", "g", "3"), called(0, "b", "g", "4")],
+        [called(5, "a", "f", "1"), called(5, None, None, "2"), called(9, "b", "g", "34")],
+    ],
+)
+async def test_calls_of_careless_servers_are_told_apart(parts: list[bytes]) -> None:
+    calls = [item for item in await received(*parts, delta("tool_calls")) if isinstance(item, Delta)]
+    assert [(call.call_id, call.name, call.index) for call in calls if call.name] == [("a", "f", 0), ("b", "g", 1)]
+    texts = ["".join(call.text for call in calls if call.index == index) for index in (0, 1)]
+    assert texts == ["12", "34"]
+
+
+async def test_refusals_and_reasoning_are_told_apart_from_the_answer() -> None:
+    got = await received(
+        delta(reasoning_content="hm"),
+        delta(reasoning="ah", content="so"),
+        delta(refusal="no"),
+        delta("stop", reasoning={}),
+    )
+    assert got[:-1] == [
+        Delta(text="hm", kind="reasoning"),
+        Delta(text="ah", kind="reasoning"),
+        Delta(text="so"),
+        Delta(text="no", kind="refusal"),
+    ]
+
+
+async def test_log_probabilities_travel_with_their_piece() -> None:
+    said = {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": []}]}
+    choice = {"delta": {"content": "a"}, "logprobs": said, "finish_reason": "stop"}
+    got = await received(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+    assert isinstance(got[0], Delta) and json.loads(got[0].more) == {"logprobs": said}
+
+
+async def test_details_of_the_usage_and_the_servers_name_for_the_model_are_kept() -> None:
+    usage = {
+        "prompt_tokens": 4,
+        "completion_tokens": 2,
+        "total_tokens": 6,
+        "prompt_tokens_details": {"cached_tokens": 3},
+    }
+    last = {"choices": [], "usage": usage, "model": "m-2025"}
+    got = await received(chunk("a", "stop", usage=None, model="m-2025"), b"data: %b\n\n" % json.dumps(last).encode())
+    assert got[-1] == Finish(
+        reason="stop",
+        input_tokens=4,
+        output_tokens=2,
+        model="m-2025",
+        more='{"prompt_tokens_details":{"cached_tokens":3}}',
+    )
+    assert (await received(chunk("a", "stop", model="m")))[-1] == Finish(reason="stop", output_tokens=1)
+
+
+async def test_a_whole_answer_is_asked_for_and_counted_in_one_piece() -> None:
+    asked: list[object] = []
+    calls = [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}] * 2
+    calls[1] = calls[1] | {"id": "b"}
+    message = {"role": "assistant", "content": "Hello there.", "refusal": None, "tool_calls": calls}
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append((await request.json())["stream"])
+        usage = {"prompt_tokens": 3, "completion_tokens": 12}
+        return web.json_response({"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": usage})
+
+    async with server(handler) as url:
+        client = model(url)
+        got = [item async for item in client.answer(user("hi"), SAMPLING)]
+        await client.aclose()
+    assert asked == [False]
+    assert got == [
+        Delta(text="Hello there.", tokens=10),
+        Delta(text="{}", kind="call", call_id="a", name="f"),
+        Delta(text="{}", kind="call", index=1, call_id="b", name="f"),
+        Finish(reason="tool_calls", input_tokens=3, output_tokens=12),
+    ]
+
+
+async def test_a_whole_answer_may_take_longer_than_a_stream_may_be_silent() -> None:
+    body = json.dumps({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}).encode()
+    async with raw_server(0.4, head("application/json"), body) as url:
+        client = model(url, idle_timeout_s=0.1, timeout_s=5)
+        assert await anext(client.answer(user("hi"), SAMPLING)) == Delta(text="x")
+        await client.aclose()
+
+
+async def test_events_in_any_legal_form_are_read() -> None:
+    plain = chunk("a").strip()
+    first, second = chunk("d", "stop").strip().removeprefix(b"data: ").split(b", ", 1)
+    for part in (
+        plain + b"\n\n",
+        plain.replace(b"data: ", b"data:") + b"\n\n",
+        b": comment\n" + plain + b"\nid: 3\n\n\n\n",
+        plain + b"\r\n\r\n",
+        b"event: x\n" + plain + b"\n\n",
+        b"data\n\n".replace(b"data", b"retry: 10") + plain + b"\n\n",
+    ):
+        ending = b"data: " + first + b",\ndata: " + second + b"\n\n"
+        got = await received(*[(part + ending)[i : i + 1] for i in range(len(part + ending))])
+        assert got == [Delta(text="a"), Delta(text="d"), Finish(reason="stop", output_tokens=2)]
+
+
 # ---------------------------------------------------------------- servers that fail
 
 GARBAGE = "sent something that is not an event stream"
@@ -367,6 +552,39 @@ async def test_error_texts_are_quoted_without_keys_queries_or_control_characters
     assert not any(secret in message for secret in ("secret", "pw", "me:", "hidden"))
 
 
+async def test_errors_carry_status_and_retry_after() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=429, headers={"Retry-After": "7"})
+
+    async with server(handler) as url:
+        with pytest.raises(ModelUnavailable) as caught:
+            await items(model(url))
+    assert (caught.value.status, caught.value.retry_after) == (429, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "keys", "status", "what"),
+    [
+        ([5.0], {"timeout_s": 0.2}, 504, "did not finish within 0.2 s (timeout_s)"),
+        ([5.0], {"idle_timeout_s": 0.2}, 504, "sent nothing for 0.2 s (idle_timeout_s)"),
+        ([head(), chunk("a"), 5.0], {"idle_timeout_s": 0.2}, 504, "sent nothing for 0.2 s (idle_timeout_s)"),
+        ([head(), chunk("a")], {}, 0, "ended the stream before"),
+    ],
+)
+async def test_our_own_time_outs_count_as_504(
+    parts: list[bytes | float], keys: dict[str, object], status: int, what: str
+) -> None:
+    async with raw_server(*parts) as url:
+        with pytest.raises(ModelUnavailable) as caught:
+            await items(model(url, **keys))
+    assert caught.value.status == status and what in str(caught.value)
+
+
+async def test_a_stream_that_keeps_coming_is_not_idle() -> None:
+    async with raw_server(head(), *[chunk("a"), 0.1] * 6, chunk("b", "stop")) as url:
+        assert await answer(model(url, idle_timeout_s=0.4)) == "aaaaaab"
+
+
 # ---------------------------------------------------------------- configuration
 
 
@@ -392,4 +610,5 @@ def test_bad_keys_are_named_and_their_values_are_not(keys: dict[str, object], wh
 def test_the_version_follows_what_decides_the_answer_and_not_the_key() -> None:
     assert model("http://x/v1", api_key="a").version == model("http://x/v1", api_key="b").version
     assert model("http://x/v1").version != model("http://x/v1", extra={"top_k": 1}).version
+    assert model("http://x/v1").version != model("http://x/v1", any_model=True).version
     assert "hunter2" not in repr(model("http://x/v1", api_key="hunter2")._config)

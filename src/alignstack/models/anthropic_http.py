@@ -1,8 +1,7 @@
 """Anthropic's Messages API, and servers that speak it.
 
-How a server may fail, and what becomes of it, is in `alignstack.models.http`. Requests come in the words of chat
-completions: what has no equivalent here (`seed`, `logprobs`, penalties …) is left out, and so are further keys of a
-turn. System turns are joined, wherever they stand.
+Servers fail as with `openai_http`. Requests come in the words of chat completions: what has no equivalent here (`seed`,
+`logprobs`, penalties …) is left out, and so are further keys of a turn. System turns are joined, wherever they stand.
 """
 
 import json

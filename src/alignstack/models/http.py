@@ -42,7 +42,7 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 class ServerConfig(BaseModel):
     """Keys in the stack file that all model servers have."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     RESERVED: ClassVar[tuple[str, ...]] = ("model", "messages", "stream")
     """What `extra` cannot set."""
@@ -65,8 +65,7 @@ class ServerConfig(BaseModel):
     any_model: bool = False
     """The model that a request names is asked, in place of `model`."""
     extra: dict[str, Any] = Field(default_factory=dict)
-    """More body parameters, which win over those of requests; null takes one out, for servers that do not know it
-    (`stream_options: null`)."""
+    """More body parameters; they win over those of requests, and null takes one out (`stream_options: null`)."""
 
     @field_validator("base_url")
     @classmethod
@@ -152,6 +151,8 @@ class Server:
         try:
             wire = await self._connect(body, asyncio.get_running_loop().time() + self._config.timeout_s, whole)
             try:
+                if wire.headers.get(b"content-encoding", b"identity") != b"identity":
+                    raise Failed("sent a compressed answer, which was not asked for")
                 kind = wire.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
                 if kind == b"application/json":
                     for delta in answer.whole(await _read(wire)):
@@ -200,8 +201,8 @@ class Server:
     def _backoff(self, attempt: int) -> float:
         return BACKOFF_S * float(2**attempt) * self._rng.uniform(0.5, 1)
 
-    async def _attempt(self, body: bytes, deadline: float, whole: bool) -> Wire:
-        wire = await self.wires.take(deadline)
+    async def _attempt(self, body: bytes, deadline: float, whole: bool, *, fresh: bool = False) -> Wire:
+        wire = await self.wires.take(deadline, fresh=fresh)
         try:
             wire.send(b"%b%d\r\n\r\n%b" % (self._head, len(body), body), deadline, patient=whole)
             await wire.head()
@@ -210,7 +211,7 @@ class Server:
         except Failed as failure:
             wire.leave(finished=False)
             if wire.used and failure.again and not wire.status:
-                return await self._attempt(body, deadline, whole)  # it was kept for longer than the server would
+                return await self._attempt(body, deadline, whole, fresh=True)  # kept for longer than the server did
             raise
         except BaseException:
             wire.close()

@@ -1,6 +1,7 @@
 """Any server that speaks OpenAI's `/chat/completions`.
 
-How a server may fail, and what becomes of it, is in `alignstack.models.http`.
+Every way in which a server can fail ends in `ModelUnavailable`, within `timeout_s`. Its message names the server and
+what happened, and holds neither the key nor the query of the address.
 """
 
 import json
@@ -35,6 +36,8 @@ class OpenAIHTTPConfig(ServerConfig):
 
     base_url: str
     """What `/chat/completions` is appended to, for example `http://127.0.0.1:8000/v1`."""
+    limit_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls the bound on the length of an answer."""
 
 
 class OpenAIHTTP:
@@ -48,9 +51,8 @@ class OpenAIHTTP:
         self._config = config
         self._server = Server(config, "chat/completions", headers, rng)
         self.name = config.model
-        self.version = digest(
-            "openai_http", self._server.shown, config.model, config.extra, *(("any",) if config.any_model else ())
-        )
+        changed = config.model_dump(include={"any_model", "limit_key"}, exclude_defaults=True)
+        self.version = digest("openai_http", self._server.shown, config.model, config.extra, *filter(None, [changed]))
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta | Finish]:
         """Piece by piece. Raises ModelUnavailable."""
@@ -68,8 +70,8 @@ class OpenAIHTTP:
         """What the stack file sets wins over the request, null takes a key out."""
         more = json.loads(sampling.more) if sampling.more else {}
         body: dict[str, Any] = {key: value for key, value in more.items() if key not in OURS}
-        for key in ("temperature", "top_p", "max_tokens", "seed"):
-            body[key] = getattr(sampling, key)
+        body["temperature"], body["top_p"], body["seed"] = sampling.temperature, sampling.top_p, sampling.seed
+        body[self._config.limit_key] = sampling.max_tokens
         body["stream_options"] = {"include_usage": True}
         body |= self._config.extra
         body = {key: value for key, value in body.items() if value is not None}

@@ -274,12 +274,12 @@ class Wires:
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Pool, AsyncGenerator[Pool, None]]]
         self._pools = WeakKeyDictionary()
 
-    async def take(self, deadline: float) -> Wire:
-        """A connection that was kept, else a new one. Raises Failed."""
+    async def take(self, deadline: float, *, fresh: bool = False) -> Wire:
+        """A connection that was kept, else, or with `fresh`, a new one. Raises Failed."""
         loop = asyncio.get_running_loop()
         pool = await self._pool(loop)
         now = loop.time()
-        while pool.idle:
+        while pool.idle and not fresh:
             wire = pool.idle.pop()
             if wire.open and now - wire.since < KEEP_S:
                 return wire
