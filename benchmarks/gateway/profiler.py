@@ -3,7 +3,7 @@
     python benchmarks/gateway/profiler.py [--name alignstack] [--scenario "whole c32"] [--seconds 8] [--top 40]
 
 Samples the process with py-spy and prints the functions by own time and by time with all that they call, in percent of
-the samples in which a thread was running. Time in C code counts for the Python function that called it.
+the samples in which a thread held the interpreter lock. Time in C code counts for the Python function that called it.
 """
 
 import argparse
@@ -26,7 +26,18 @@ PACKAGES = "site-packages/"
 
 
 def record(program: Path, pid: int, seconds: int, file: Path) -> "subprocess.Popen[bytes]":
-    argv = ("record", "--pid", str(pid), "--duration", str(seconds), "--rate", str(RATE), "--function")
+    argv = (
+        "record",
+        "--pid",
+        str(pid),
+        "--duration",
+        str(seconds),
+        "--rate",
+        str(RATE),
+        "--function",
+        "--gil",
+        "--nonblocking",
+    )
     quiet = subprocess.DEVNULL
     return subprocess.Popen(
         [str(program), *argv, "--format", "raw", "--output", str(file)], stdout=quiet, stderr=quiet, stdin=quiet
