@@ -8,7 +8,7 @@ A signal is a reason to look, not a proof: a red team looks like an attacker, an
 import asyncio
 import hmac
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Literal, Protocol
@@ -132,16 +132,28 @@ class Monitor:
     """Looks at the keys that are in use and does what the settings say. Each gateway process has its own and reads the
     ledger that all write to, so all come to the same conclusions."""
 
-    def __init__(self, settings: Settings, ledger: Requests, keys: Suspends, clock: Clock) -> None:
-        self._abuse = settings.abuse
-        self._window = settings.abuse.window_minutes * 60
-        self._share = settings.traces.all_layers
-        self._ledger, self._keys, self._clock = ledger, keys, clock
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Requests,
+        keys: Suspends,
+        clock: Clock,
+        noted: Callable[[str], None] = lambda signal: None,
+    ) -> None:
+        """`noted` hears the name of every signal."""
+        self._ledger, self._keys, self._clock, self._noted = ledger, keys, clock, noted
+        self.adopt(settings)
         self._in_use: set[str] = set()
         self._fired: dict[tuple[str, str], float] = {}
         self._slow: dict[str, float] = {}
         self._sampled: dict[str, float] = {}
         """Keys, and until when."""
+
+    def adopt(self, settings: Settings) -> None:
+        """Other settings from now on; what has been noticed stays."""
+        self._abuse = settings.abuse
+        self._window = settings.abuse.window_minutes * 60
+        self._share = settings.traces.all_layers
 
     def delay(self, key: str) -> float:
         """Seconds that a request of this key waits. To be asked for every request: keys that are in use are known by
@@ -192,6 +204,7 @@ class Monitor:
     async def _respond(self, key: str, signal: Signal, now: float) -> list[bytes]:
         """Returns the messages for the webhook."""
         actions = getattr(self._abuse.actions, signal.signal)
+        self._noted(signal.signal)
         log.warning(
             "abuse signal %s key=%s requests=%d blocked=%d value=%.3g threshold=%g actions=%s",
             signal.signal, key, signal.requests, signal.blocked, signal.value, signal.threshold, ",".join(actions),

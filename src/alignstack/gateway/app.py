@@ -178,7 +178,8 @@ async def one_model(request: Request) -> None:
     name = request.services.deployment.stack.model.name
     asked = request.path.removeprefix("/v1/models/")
     if asked != name:
-        raise Refused(404, f"no model {asked[:100]!r}; here is {name!r}", kind="not_found_error", code="model_not_found")
+        what = f"no model {asked[:100]!r}; here is {name!r}"
+        raise Refused(404, what, kind="not_found_error", code="model_not_found")
     await request.json(models.one(name, request.services.started))
 
 
@@ -198,6 +199,7 @@ async def metrics(request: Request) -> None:
     request.key(admin=True)
     if not request.settings.telemetry.prometheus:
         raise Refused(404, "metrics are switched off (`serve.telemetry.prometheus`)", kind="not_found_error")
+    request.services.metrics.pending(request.services.writer.waiting)
     await respond(request.sending, 200, request.services.metrics.render(), [PLAIN])
 
 

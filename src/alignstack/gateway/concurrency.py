@@ -37,8 +37,12 @@ class Caps:
 
     def __init__(self, settings: Settings, shared: Shared | None = None) -> None:
         """With `shared` all processes count together, else this one counts for itself."""
-        self._default: Allowance = settings.limits.allowance
         self._slots: Slots = MemorySlots() if shared is None else SharedSlots(shared)
+        self.adopt(settings)
+
+    def adopt(self, settings: Settings) -> None:
+        """Another cap from now on; requests under way keep their slots."""
+        self._default: Allowance = settings.limits.allowance
 
     def hold(self, key: Key) -> AbstractAsyncContextManager[None]:
         """`async with caps.hold(key)` around all of a request, its stream included. Entering raises Refused (429) when

@@ -60,3 +60,8 @@ def load(stack_file: Path | None) -> Deployment:
     """Raises ConfigError with every problem in the stack file."""
     stack = load_stack(stack_file)
     return Deployment(stack=stack, settings=settings(stack))
+
+
+def changed(before: Settings, after: Settings) -> frozenset[str]:
+    """Names of the settings that differ."""
+    return frozenset(name for name in Settings.model_fields if getattr(before, name) != getattr(after, name))

@@ -65,10 +65,14 @@ class Limits:
 
     def __init__(self, settings: Settings, clock: Clock, shared: Shared | None = None) -> None:
         """With `shared` all processes count together, else this one counts for itself."""
+        self._buckets: Buckets = MemoryBuckets(clock) if shared is None else SharedBuckets(shared)
+        self.adopt(settings)
+
+    def adopt(self, settings: Settings) -> None:
+        """Other limits from now on; what has been counted stays."""
         self._default = settings.limits.allowance
         self._person = settings.person_limits
         self._people = settings.person_limits != PersonLimitKeys()
-        self._buckets: Buckets = MemoryBuckets(clock) if shared is None else SharedBuckets(shared)
 
     async def admit(self, key: Key, person: str, tokens: int) -> Headers:
         """Counts a request that uses at most so many tokens, input and output. Returns the headers for its answer.

@@ -23,9 +23,10 @@ from alignstack.gateway.abuse import Monitor
 from alignstack.gateway.app import Gateway
 from alignstack.gateway.background import Background
 from alignstack.gateway.concurrency import Caps
-from alignstack.gateway.deployment import Deployment, load
+from alignstack.gateway.deployment import Deployment, changed, load
 from alignstack.gateway.limits import Limits
 from alignstack.gateway.listen import Guarded
+from alignstack.gateway.logs import configure
 from alignstack.gateway.services import Services
 from alignstack.gateway.shared import connect
 from alignstack.store.clock import SystemClock
@@ -41,6 +42,10 @@ from alignstack.web.http import Receive, Scope, Send
 
 STACK = "ALIGNSTACK_SERVE_STACK"
 """Tells worker processes which stack file to read."""
+LOG = "ALIGNSTACK_SERVE_LOG"
+"""Tells them in what form to log."""
+RESTART = frozenset({"storage", "ledger", "telemetry", "head_seconds", "drain_seconds", "log"})
+"""Settings that a reload does not reach."""
 BACKGROUND_S = 5.0
 """That work nobody waits for may go on when the gateway stops; chosen by hand."""
 EXPIRY_S = 600.0
@@ -53,7 +58,9 @@ def serve(stack_file: Path | None, *, host: str, port: int, workers: int, listen
     """Runs until it is told to stop; `listening` is told where. Raises ConfigError before anything listens, for a stack
     file with errors and for an address that others could reach without a key."""
     deployment = load(stack_file)
+    configure(deployment.settings.log)
     check_bind(host, keys=KeyRing(SqliteKeys(), SystemClock()).any)
+    os.environ[LOG] = deployment.settings.log
     os.environ[STACK] = str(stack_file.resolve()) if stack_file else ""
     config = uvicorn.Config(
         "alignstack.gateway.server:create",
@@ -68,7 +75,7 @@ def serve(stack_file: Path | None, *, host: str, port: int, workers: int, listen
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        log_level="warning",
+        log_config=None,
         backlog=2048,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, round(deployment.settings.drain_seconds)),
@@ -119,6 +126,7 @@ class _Workers(Multiprocess):
 
 def create() -> "Worker":
     """What each uvicorn worker calls."""
+    configure("json" if os.environ.get(LOG) == "json" else "text")
     stack_file = os.environ.get(STACK)
     return Worker(Path(stack_file) if stack_file else None)
 
@@ -144,24 +152,32 @@ class Worker:
         except AlignstackError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload_soon)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.gateway.services.draining = True
         await opened.__aexit__(None, None, None)
         await send({"type": "lifespan.shutdown.complete"})
 
-    def reload(self) -> None:
-        """Takes over the files as they are now, or says what is wrong with them and goes on as before."""
-        metrics = self.gateway.services.metrics
+    def reload_soon(self) -> None:
+        """What SIGHUP asks for."""
+        self._reloading = asyncio.ensure_future(self.reload())
+
+    async def reload(self) -> None:
+        """Takes over the files as they are now, or says what is wrong with them and goes on as before. Reading them
+        holds up nobody."""
+        held = self.gateway.services
         try:
-            self.gateway.services.deployment = load(self.stack_file)
+            deployment = await asyncio.to_thread(load, self.stack_file)
         except AlignstackError as error:
             log.error("the stack file was not taken over: %s", error)
-            metrics.reloaded(ok=False)
+            held.metrics.reloaded(ok=False)
             return
-        log.warning("serving stack %s", self.gateway.services.deployment.stack.fingerprint[:12])
-        metrics.reloaded(ok=True)
+        if wait := RESTART & changed(held.deployment.settings, deployment.settings):
+            log.warning("needs a restart to take effect: %s", ", ".join(f"serve.{name}" for name in sorted(wait)))
+        held.adopt(deployment)
+        held.metrics.reloaded(ok=True)
+        log.warning("serving stack %s", deployment.stack.fingerprint[:12])
 
 
 @asynccontextmanager
@@ -200,7 +216,7 @@ async def _opened(deployment: Deployment, opened: AsyncExitStack) -> Services:
         ledger=ledger,
         traces=SqliteTraces(writer=writer),
         metrics=metrics,
-        monitor=Monitor(settings, ledger, keys, clock),
+        monitor=Monitor(settings, ledger, keys, clock, metrics.signal),
         background=Background(),
         spans=spans,
         writer=writer,

@@ -64,6 +64,12 @@ class Services:
     def __post_init__(self) -> None:
         self.started = self.clock.now()
 
+    def adopt(self, deployment: Deployment) -> None:
+        """New requests meet this one."""
+        self.deployment = deployment
+        for held in (self.limits, self.caps, self.monitor):
+            held.adopt(deployment.settings)
+
     async def problem(self) -> str:
         """Why no request can be taken now; empty when one can."""
         try:
