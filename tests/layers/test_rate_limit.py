@@ -1,14 +1,16 @@
 import asyncio
 import gc
+import itertools
 
 import pytest
+from limits import RateLimitItemPerMinute, RateLimitItemPerSecond
 from pydantic import ValidationError
 
 from alignstack import policy
 from alignstack.core.errors import ConfigError
 from alignstack.core.layer import Phase, View
 from alignstack.core.messages import user
-from alignstack.layers.rate_limit import RateLimit, RateLimitConfig
+from alignstack.layers.rate_limit import InMemory, RateLimit, RateLimitConfig
 from alignstack.policy.strict import problems
 
 
@@ -75,7 +77,26 @@ async def test_audits_are_neither_limited_nor_counted() -> None:
 
 def test_it_says_that_it_remembers() -> None:
     info = layer(requests_per_minute=1).info
-    assert (info.stateful, info.kind, info.phases) == (True, "veto", ("request",))
+    assert (info.stateful, info.quick, info.kind, info.phases) == (True, True, "veto", ("request",))
+
+
+async def test_windows_move_with_every_request() -> None:
+    limits = (RateLimitItemPerSecond(2), RateLimitItemPerMinute(5))
+    moments = iter([0, 0.4, 0.6, 1.2, 1.5, 3, 4, 5, 59, 61.1])
+    windows = InMemory(limits, now=lambda: next(moments))
+    full = [await windows.exceeded("ann") for _ in range(10)]
+    minute, second = limits[1], limits[0]
+    assert full == [None, None, second, None, None, None, minute, minute, minute, None]
+
+
+async def test_it_forgets_who_asks_no_more_and_what_no_limit_needs() -> None:
+    seconds = itertools.count()
+    windows = InMemory((RateLimitItemPerSecond(3), RateLimitItemPerMinute(70)), now=lambda: next(seconds))
+    for caller in range(1_000):
+        assert await windows.exceeded(str(caller)) is None
+        assert await windows.exceeded("busy") is None
+    assert len(windows._callers) < 70
+    assert len(windows._callers["busy"]) <= 140
 
 
 @pytest.mark.filterwarnings("error")
