@@ -178,6 +178,12 @@ async def test_max_tokens_of_request_and_config_both_bind() -> None:
     assert (finish.reason, finish.output_tokens) == ("length", 2)
 
 
+async def test_what_a_request_leaves_open_is_greedy_and_bounded() -> None:
+    free = Sampling(seed=None, temperature=None, top_p=None, max_tokens=None)
+    assert await answer(BREAD, free, max_tokens=30) == await answer(BREAD, Sampling(max_tokens=30))
+    assert await answer(BREAD, free) == await answer(BREAD, Sampling(max_tokens=256))
+
+
 async def test_empty_conversation_gets_an_answer() -> None:
     _, finish = await answer(user(""))
     assert finish.input_tokens == 3

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +7,13 @@ import pytest
 from pydantic import ValidationError
 
 from alignstack.core.errors import ConfigError
-from alignstack.core.messages import Message, user
+from alignstack.core.messages import Message, ToolCall, user
 from alignstack.core.ports import Delta, Finish, Sampling
 from alignstack.models.scripted import Reply, Scripted, ScriptedConfig
 from alignstack.policy.strict import problems
 
+VERSION = "e97ddb75aa5c21c9cb0bc9cef44413c83ff255a318981d23a1d374b65ca2f678"
+"""Of the script in which only `match: a` gets an answer, `b`. Runs and records name scripts by it."""
 SYSTEM = Message(role="system", content="Be safe.")
 
 
@@ -111,3 +114,51 @@ def test_a_wrong_key_in_an_inline_reply_is_the_only_complaint() -> None:
 
 def test_match_is_optional() -> None:
     assert Reply(reply="x").fits(user("whatever"))
+
+
+async def test_tool_calls_are_played_until_their_results_are_there() -> None:
+    calls = [{"name": "look", "arguments": {"x": 1}}, {"name": "find", "arguments": "not JSON"}]
+    model = scripted(replies=[{"match": "cake", "reply": "Wait.", "calls": calls}], default="Done.")
+    got = await items(model, user("cake"))
+    assert got == [
+        Delta(text="Wait."),
+        Delta(text="", kind="call", call_id="call_0", name="look"),
+        Delta(text='{"x":', kind="call"),
+        Delta(text=" 1}", kind="call"),
+        Delta(text="", kind="call", index=1, call_id="call_1", name="find"),
+        Delta(text="not", kind="call", index=1),
+        Delta(text=" JSON", kind="call", index=1),
+        Finish(reason="tool_calls", input_tokens=1, output_tokens=7),
+    ]
+    asked = Message(role="assistant", content="", calls=(ToolCall(id="call_0", name="look", arguments="{}"),))
+    results = (*user("cake"), asked, Message(role="tool", content="seen", call_id="call_0"))
+    assert await said(model, *results) == "Done."
+    again = await items(model, (*results, *user("cake")))
+    assert [item.call_id for item in again if isinstance(item, Delta) and item.call_id] == ["call_1", "call_2"]
+
+
+async def test_a_refusal_can_come_apart_from_the_answer() -> None:
+    got = await items(scripted(replies=[{"reply": "No.", "refusal": True}]), user("x"))
+    assert got[0] == Delta(text="No.", kind="refusal")
+
+
+async def test_a_slow_model_gives_others_time_between_its_tokens() -> None:
+    model, turns = scripted(default="a b c", delay_ms=20), 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.001)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    assert await said(model, *user("x")) == "a b c"
+    counting.cancel()
+    assert turns > 3
+
+
+def test_keys_that_a_script_does_not_use_leave_its_version_alone() -> None:
+    lines = [{"match": "a", "reply": "b"}]
+    assert scripted(replies=lines).version == VERSION
+    assert scripted(replies=lines, delay_ms=5).version == VERSION
+    assert scripted(replies=[{"match": "a", "reply": "b", "refusal": True}]).version != VERSION
