@@ -14,6 +14,7 @@ from alignstack.cli.attribute import attribute
 from alignstack.cli.audit import audit
 from alignstack.cli.classify import classify
 from alignstack.cli.demo import demo
+from alignstack.cli.keys import keys
 from alignstack.cli.layers import layers
 from alignstack.cli.lineage import lineage
 from alignstack.cli.policy import policy
@@ -21,6 +22,7 @@ from alignstack.cli.schema import schema
 from alignstack.cli.serve import serve
 from alignstack.cli.trace import trace
 from alignstack.cli.train import train
+from alignstack.cli.usage import usage
 from alignstack.cli.why import why
 
 __all__ = ["cli", "main"]
@@ -40,7 +42,9 @@ def cli() -> None:
     """
 
 
-for command in (demo, ask, serve, audit, attribute, why, train, lineage, classify, policy, trace, layers, schema):
+for command in (
+    demo, ask, serve, keys, usage, audit, attribute, why, train, lineage, classify, policy, trace, layers, schema
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -38,7 +38,9 @@ def row(event: Event) -> tuple[str, ...]:
 def summary(trace: Trace) -> tuple[str, ...]:
     """One row for a whole trace."""
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(trace.started))
-    status = trace.outcome.status if trace.outcome else "unfinished"
+    status: str = trace.outcome.status if trace.outcome else "unfinished"
+    if trace.stopped_by:
+        status = f"{status} by {trace.stopped_by.layer}"
     return trace.id, started, status, excerpt(last_user_text(trace.request.messages), 60)
 
 

@@ -9,10 +9,14 @@ import click
 
 from alignstack.cli import options
 from alignstack.cli.console import emit, say, table
+from alignstack.cli.when import when
 from alignstack.core.errors import DataError, NotFound
 
 if TYPE_CHECKING:
     from alignstack.core.trace import Trace
+
+ENDINGS = ("delivered", "blocked", "cut", "unavailable", "abandoned")
+"""`OutcomeEvent.status`."""
 
 
 @click.group()
@@ -26,20 +30,32 @@ def trace() -> None:
 
 
 @trace.command()
+@options.option("--since", type=when, metavar="WHEN", help="30m, 24h, 7d, or a date or time.")
+@options.option("--key", metavar="ID", help="Whose requests.")
+@options.option("--status", type=click.Choice(ENDINGS), help="How they ended.")
+@options.option("--layer", metavar="LAYER", help="Blocked or cut by this layer.")
+@options.option("--hazard", metavar="HAZARD", help="Blocked or cut for this hazard.")
+@options.option("--text", default="", help="Occurs in what was asked, answered or delivered.")
 @options.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Newest N traces.")
 @options.as_json
-def ls(limit: int, as_json: bool) -> None:
-    """The newest traces.
+def ls(
+    since: float | None, key: str | None, status: str | None, layer: str | None, hazard: str | None, text: str,
+    limit: int, as_json: bool,
+) -> None:  # fmt: skip
+    """The newest traces that have all that is asked for.
 
     \b
     Example:
-      alignstack trace ls --limit 5
+      alignstack trace ls --since 24h --status blocked --layer classifier
     """
     from alignstack.cli.events import summary
     from alignstack.store import SqliteTraces
     from alignstack.store.codec import TRACE
 
-    traces = SqliteTraces().recent(limit)
+    start = -math.inf if since is None else since
+    traces = SqliteTraces().search(
+        since=start, caller=key, status=status, layer=layer, hazard=hazard, text=text, limit=limit
+    )
     if as_json:
         emit([TRACE.dump_python(trace, mode="json") for trace in traces])
     else:

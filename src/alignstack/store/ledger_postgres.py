@@ -77,7 +77,7 @@ class PostgresLedger:
     password."""
 
     def __init__(self, url: str) -> None:
-        self._name = _without_password(url)
+        self._name, self._url = _without_password(url), url
         self._pool = AsyncConnectionPool(
             url, kwargs={"autocommit": True}, min_size=1, max_size=CONNECTIONS, timeout=WAIT_S, open=False
         )
@@ -137,9 +137,9 @@ class PostgresLedger:
     async def _open(self) -> None:
         if self._ready:
             return
-        await self._pool.open()
-        async with self._pool.connection() as connection, connection.transaction():
+        async with await AsyncConnection.connect(self._url, connect_timeout=int(WAIT_S)) as connection:
             await connection.execute(SCHEMA.encode())
+        await self._pool.open()
         self._ready = True
 
 
