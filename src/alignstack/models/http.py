@@ -151,25 +151,16 @@ class Server:
         try:
             wire = await self._connect(body, asyncio.get_running_loop().time() + self._config.timeout_s, whole)
             try:
-                if wire.headers.get(b"content-encoding", b"identity") != b"identity":
-                    raise Failed("sent a compressed answer, which was not asked for")
-                kind = wire.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-                if kind == b"application/json":
+                if _is_whole(wire):
                     for delta in answer.whole(await _read(wire)):
                         yield delta
-                elif kind == b"text/html":
-                    raise Failed(
-                        "answered with a web page instead of an event stream; is base_url right? most end in /v1"
-                    )
                 else:
-                    events = Events()
-                    while not answer.done and (part := await wire.read()):
-                        for event in events.feed(part):
+                    events, part = Events(), b"-"
+                    while part and not answer.done:
+                        part = await wire.read()
+                        for event in events.feed(part) if part else events.end():
                             for delta in answer.take(event):
                                 yield delta
-                    for event in () if answer.done else events.end():
-                        for delta in answer.take(event):
-                            yield delta
                 finish = answer.finish()
             except BaseException:
                 wire.close()
@@ -252,6 +243,16 @@ def _basic(url: URL) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------- bodies and events
+
+
+def _is_whole(wire: Wire) -> bool:
+    """One JSON object and not a stream of events, whichever was asked for. Raises Failed for neither."""
+    if wire.headers.get(b"content-encoding", b"identity") != b"identity":
+        raise Failed("sent a compressed answer, which was not asked for")
+    kind = wire.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind == b"text/html":
+        raise Failed("answered with a web page instead of an event stream; is base_url right? most end in /v1")
+    return kind == b"application/json"
 
 
 async def _refused(wire: Wire) -> Failed:
