@@ -65,7 +65,7 @@ def document() -> dict[str, Any]:
 
 
 def _ask(name: str, request: str, answer: str, *, error: str = "Error") -> Schema:
-    content = {**_json(answer), "text/event-stream": {"schema": TEXT}}
+    content = {**_json(answer), "text/event-stream": {}}
     responses = {"200": _response("The answer; server-sent events with `stream: true`", content)}
     return {"post": _operation(name, {**responses, **_failures(ON_ASK, error)}, request)}
 
@@ -109,7 +109,7 @@ FLAG: Schema = {"type": ["boolean", "null"]}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 TOKENS: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_TOKENS}
 NOTHING: Schema = {"enum": [None, False, 0, "", [], {}]}
-"""Accepted in place of what is not available."""
+"""Taken as if the key were not there."""
 MODEL: Schema = {"name": "model", "in": "path", "required": True, "schema": WORD}
 
 
@@ -148,24 +148,39 @@ ADDRESS: Schema = {
     "pattern": rf"^(data:|https?://{HOST}(/[A-Za-z0-9._~%/-]*)?$)",
     "description": "a `data:` URL, or a public address where `serve.image_urls` allows those",
 }
-TEXT_PART = _objects({"type": _is("text"), "text": TEXT})
+TEXT_PART = _objects({"type": _is("text"), "text": TEXT}, {"refusal": _or_null(TEXT)})
+REFUSAL_PART = _objects({"type": _is("refusal"), "refusal": TEXT}, {"text": _or_null(TEXT)})
 IMAGE_PART = _objects({"type": _is("image_url"), "image_url": _objects({"url": ADDRESS})})
-PARTS = _list({"anyOf": [TEXT_PART, IMAGE_PART]}, at_least=1)
-TEXTS: Schema = {"anyOf": [TEXT, _list(TEXT_PART, at_least=1)]}
-TOOL_CALL = _objects({"id": TEXT, "type": _is("function"), "function": _objects({"name": TEXT, "arguments": TEXT})})
+OTHER_PART = _objects(
+    {"type": {"type": "string", "maxLength": 64, "not": {"enum": ["text", "refusal"]}}},
+    {"text": _or_null(TEXT), "refusal": _or_null(TEXT)},
+)
+"""Counts as media, which no layer reads; its texts are read."""
+PARTS = _list({"anyOf": [TEXT_PART, REFUSAL_PART, IMAGE_PART, OTHER_PART]})
+CONTENT: Schema = {"anyOf": [TEXT, PARTS]}
+FUNCTION = _objects({"name": TEXT, "arguments": TEXT})
+TOOL_CALL: Schema = {
+    "anyOf": [
+        _objects({"id": TEXT, "function": FUNCTION}, {"type": _is("function")}),
+        _objects({"id": TEXT, "type": _is("custom"), "custom": _objects({"name": TEXT, "input": TEXT})}),
+    ]
+}
+
 
 CHAT_TURNS: list[Schema] = [
-    _objects({"role": {"enum": ["system", "developer"]}, "content": TEXTS}, {"name": TEXT}),
-    _objects({"role": _is("user"), "content": {"anyOf": [TEXT, PARTS]}}, {"name": TEXT}),
+    _objects({"role": {"enum": ["system", "developer"]}, "content": CONTENT}, {"name": _or_null(TEXT)}),
+    _objects({"role": _is("user"), "content": CONTENT}, {"name": _or_null(TEXT)}),
     _objects(
         {"role": _is("assistant")},
         {
-            "content": {"anyOf": [TEXT, _list(TEXT_PART, at_least=1), {"type": "null"}]},
+            "content": {"anyOf": [TEXT, PARTS, {"type": "null"}]},
             "refusal": _or_null(TEXT),
             "tool_calls": _or_null(_list(TOOL_CALL)),
+            "function_call": _or_null(FUNCTION),
         },
     ),
-    _objects({"role": _is("tool"), "content": TEXTS, "tool_call_id": TEXT}),
+    _objects({"role": _is("tool"), "content": CONTENT, "tool_call_id": TEXT}),
+    _objects({"role": _is("function"), "content": CONTENT}, {"name": _or_null(TEXT)}),
 ]
 STAGE = _or_null(_objects({"mode": {"enum": ["score", "block"]}}))
 CHAT_REQUEST = _objects(
@@ -187,12 +202,12 @@ CHAT_REQUEST = _objects(
 RESPONSES_TURN = _objects(
     {
         "role": {"enum": ["system", "developer", "user"]},
-        "content": {"anyOf": [TEXT, _list(_objects({"type": _is("input_text"), "text": TEXT}), at_least=1)]},
+        "content": {"anyOf": [TEXT, _list(_objects({"type": _is("input_text"), "text": TEXT}))]},
     },
-    {"type": _is("message")},
+    {"type": {"anyOf": [_is("message"), NOTHING]}},
 )
 RESPONSES_REQUEST = _objects(
-    {"input": {"anyOf": [WORD, _list(RESPONSES_TURN, at_least=1)]}},
+    {"input": {"anyOf": [TEXT, _list(RESPONSES_TURN, at_least=1)]}},
     {
         **SAMPLING,
         **PERSON,
@@ -203,16 +218,24 @@ RESPONSES_REQUEST = _objects(
     },
 )
 
-MESSAGES_TURN = _objects({"role": {"enum": ["user", "assistant"]}, "content": TEXTS})
+BLOCK: Schema = _objects({"type": _is("text"), "text": TEXT})
+BLOCKS = ("text", "image", "document", "search_result", "tool_result", "tool_use", "thinking", "redacted_thinking")
+OTHER_BLOCK = _objects({"type": {"type": "string", "minLength": 1, "not": {"enum": BLOCKS}}})
+MESSAGES_TURN = _objects(
+    {
+        "role": {"enum": ["user", "assistant"]},
+        "content": {"anyOf": [TEXT, _list({"anyOf": [BLOCK, OTHER_BLOCK]}, at_least=1)]},
+    }
+)
 MESSAGES_TOOL = _objects({"name": WORD, "input_schema": {"type": "object"}})
 MESSAGES_REQUEST = _objects(
     {"max_tokens": TOKENS, "messages": _list(MESSAGES_TURN, at_least=1)},
     {
         **SAMPLING,
-        "system": {"anyOf": [*TEXTS["anyOf"], {"type": "null"}]},
+        "system": {"anyOf": [TEXT, _list(BLOCK), {"type": "null"}]},
         "metadata": _or_null(_objects({}, {"user_id": _or_null(TEXT)})),
-        "stop_sequences": _or_null(_list(TEXT)),
-        "tools": _or_null(_list(MESSAGES_TOOL)),
+        "stop_sequences": {"anyOf": [_list(TEXT), NOTHING]},
+        "tools": {"anyOf": [_list(MESSAGES_TOOL), NOTHING]},
         **dict.fromkeys(NOT_IN_MESSAGES, False),
     },
 )
