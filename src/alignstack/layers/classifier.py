@@ -83,12 +83,15 @@ for _table in (_POWERS, _INVERSES):
     np.cumprod(_table, dtype=np.uint32, out=_table)
 _WORD_SALTS = np.array([[0x165667B1], [0x9E3779B1], [0xD3A2646D]], np.uint32)
 _LETTER_SALTS = np.array([[0x85EBCA6B], [0xC2B2AE35], [0x27D4EB2F]], np.uint32)
+_MIX, _UNUSED, _PIECE, _SHARED = np.uint32(15), np.uint32(32 - BITS), np.uint32(BITS + 1), np.uint32(BITS - HAZARD_BITS)
 _BUCKET = np.uint32(2**BITS - 1)
 _LETTERS = np.uint32(2**BITS)
 BREAK = " \x1f "
 """Stands between pieces of text that are hashed in one go. Readings hold no control characters."""
 MAX_PIECES = 2**11 - 1
 """In one go: the bits that a key has left."""
+_GROUPS = np.arange(2 * MAX_PIECES + 1, dtype=np.uint32) << np.uint32(BITS)
+"""The least key of each piece's words, and of its letters."""
 
 
 def features(text: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -107,18 +110,46 @@ def _keys(text: str) -> NDArray[np.uint32]:
     raw = f" {text.lower()}    ".encode(errors="replace")
     codes = _CODES.take(np.frombuffer(raw, np.uint8))
     inside = np.frombuffer(raw.translate(_INSIDE), np.bool_)
-    before = np.flatnonzero(inside[1:] > inside[:-1])
+    before = (inside[1:] > inside[:-1]).nonzero()[0]
     if not len(before):
         return np.empty(0, np.uint32)
-    piece = np.zeros(len(codes), np.uint32)
+    n = len(codes) - 4
+    grams = np.empty((3, n + len(before)), np.uint32)
+    within = np.empty(grams.shape, np.bool_)
+    _letters(codes, inside, grams[:, :n], within[:, :n])
+    _words(_word_hashes(codes, before), grams[:, n:], within[:, n:])
+    grams ^= grams >> _MIX
+    grams[:, :n] *= _LETTER_SALTS
+    grams[:, n:] *= _WORD_SALTS
+    grams >>= _UNUSED
+    grams[:, :n] |= _LETTERS
     if BREAK in text:
-        piece = np.cumsum(np.frombuffer(raw, np.uint8) == 0x1F, dtype=np.uint32) << np.uint32(BITS + 1)
-    found = np.concatenate((_words(_word_hashes(codes, before), piece.take(before)), _letters(codes, inside, piece)))
-    found.sort()
-    new = np.empty(len(found), np.bool_)
+        piece = np.cumsum(np.frombuffer(raw, np.uint8) == 0x1F, dtype=np.uint32)
+        _apart(piece.take(before), within[:, n:])
+        grams |= np.concatenate((piece[:n], piece.take(before))) << _PIECE
+    return _distinct(grams[within])
+
+
+def _distinct(keys: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Sorts in place."""
+    keys.sort()
+    new = np.empty(len(keys), np.bool_)
     new[0] = True
-    np.not_equal(found[1:], found[:-1], out=new[1:])
-    return found[new]
+    np.not_equal(keys[1:], keys[:-1], out=new[1:])
+    return keys[new]
+
+
+def _letters(
+    codes: NDArray[np.uint32], inside: NDArray[np.bool_], grams: NDArray[np.uint32], within: NDArray[np.bool_]
+) -> None:
+    """Fills `grams` [3, n] with the hashes of 3, 4 and 5 letters from each place on, and marks those of one word."""
+    n = len(codes) - 4
+    grams[0] = (codes[:n] * _BASE + codes[1 : n + 1]) * _BASE + codes[2 : n + 2]
+    grams[1] = grams[0] * _BASE + codes[3 : n + 3]
+    grams[2] = grams[1] * _BASE + codes[4:]
+    within[0] = inside[1 : n + 1]
+    np.logical_and(within[0], inside[2 : n + 2], out=within[1])
+    np.logical_and(within[1], inside[3 : n + 3], out=within[2])
 
 
 def _word_hashes(codes: NDArray[np.uint32], before: NDArray[np.intp]) -> NDArray[np.uint32]:
@@ -130,37 +161,19 @@ def _word_hashes(codes: NDArray[np.uint32], before: NDArray[np.intp]) -> NDArray
     return np.add.reduceat(codes[before[0] :] * _POWERS.take(np.minimum(place, 64)), before - before[0])
 
 
-def _words(one: NDArray[np.uint32], piece: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    grams = np.zeros((3, len(one)), np.uint32)
+def _words(one: NDArray[np.uint32], grams: NDArray[np.uint32], within: NDArray[np.bool_]) -> None:
+    """Fills `grams` [3, words] with the hashes of 1, 2 and 3 words from each on."""
     grams[0] = one
     grams[1, :-1] = one[:-1] * _BASE + one[1:]
     grams[2, :-2] = grams[1, :-2] * _BASE + one[2:]
-    within = np.zeros(grams.shape, np.bool_)
-    within[0] = True
+    within[:] = True
+    within[1, -1:] = within[2, -2:] = False
+
+
+def _apart(piece: NDArray[np.uint32], within: NDArray[np.bool_]) -> None:
+    """Words of different pieces make no feature together."""
     np.equal(piece[:-1], piece[1:], out=within[1, :-1])
     np.equal(piece[:-2], piece[2:], out=within[2, :-2])
-    return _mixed(grams, _WORD_SALTS, piece)[within]
-
-
-def _letters(codes: NDArray[np.uint32], inside: NDArray[np.bool_], piece: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    n = len(codes) - 4
-    grams = np.empty((3, n), np.uint32)
-    grams[0] = (codes[:n] * _BASE + codes[1 : n + 1]) * _BASE + codes[2 : n + 2]
-    grams[1] = grams[0] * _BASE + codes[3 : n + 3]
-    grams[2] = grams[1] * _BASE + codes[4:]
-    within = np.empty((3, n), np.bool_)
-    within[0] = inside[1 : n + 1]
-    np.logical_and(within[0], inside[2 : n + 2], out=within[1])
-    np.logical_and(within[1], inside[3 : n + 3], out=within[2])
-    return _mixed(grams, _LETTER_SALTS, piece[:n] | _LETTERS)[within]
-
-
-def _mixed(grams: NDArray[np.uint32], salts: NDArray[np.uint32], group: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    grams ^= grams >> np.uint32(15)
-    grams *= salts
-    grams >>= np.uint32(32 - BITS)
-    grams |= group
-    return grams
 
 
 # ---------------------------------------------------------------- the model
@@ -213,20 +226,22 @@ class Linear:
     def _best(self, pieces: Sequence[str], margins: Sequence[float]) -> tuple[float, NDArray[np.uint32], int]:
         """Of the most harmful piece: the log-odds of harm, its keys, how many of them are of words."""
         keys = _keys(BREAK.join(pieces))
-        groups = keys >> np.uint32(BITS)
-        counts = np.bincount(groups, minlength=2 * len(pieces))
-        sums = np.bincount(groups, self.harm.take(keys & _BUCKET), 2 * len(pieces)) / np.sqrt(np.maximum(counts, 1))
+        ends = keys.searchsorted(_GROUPS[: 2 * len(pieces) + 1])
+        total = np.zeros(len(keys) + 1, np.int64)
+        self.harm.take(keys & _BUCKET).cumsum(out=total[1:])
+        sums = total.take(ends)
+        sums = (sums[1:] - sums[:-1]) / np.sqrt(np.maximum(ends[1:] - ends[:-1], 1))
         logits = (sums[::2] + sums[1::2]) * self._slopes[0] + (self._offsets[0] - margins)
         best = int(logits.argmax())
-        first, (words, letters) = int(counts[: 2 * best].sum()), counts[2 * best : 2 * best + 2].tolist()
-        return float(logits[best]), keys[first : first + words + letters], words
+        first, letters, end = ends[2 * best : 2 * best + 3].tolist()
+        return float(logits[best]), keys[first:end], letters - first
 
     def _hazards(self, keys: NDArray[np.uint32], words: int) -> list[float]:
         """Probability per hazard, of the piece that has these keys, those of words first."""
         lengths = np.empty(len(keys))
         lengths[:words] = max(words, 1) ** -0.5
         lengths[words:] = max(len(keys) - words, 1) ** -0.5
-        rows = self.hazards.take((keys & _BUCKET) >> np.uint32(BITS - HAZARD_BITS), axis=0)
+        rows = self.hazards.take((keys & _BUCKET) >> _SHARED, axis=0)
         logits = (lengths @ rows.astype(np.float64)) * self._slopes[1:] + self._offsets[1:]
         return [_sigmoid(logit) for logit in logits.tolist()]
 
