@@ -193,6 +193,18 @@ async def test_trace_put_through_the_writer_is_found_like_any_other(writer: Writ
     assert traces.get("odd") == odd
 
 
+async def test_lost_traces_are_counted_and_the_first_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = Writer(tmp_path / "store.db")
+    traces = SqliteTraces(writer=writer)
+    await writer.aclose()
+    for name in "abc":
+        traces.put_later(ended(name, "delivered"))
+    await asyncio.sleep(0)
+    assert traces.lost == 3 and caplog.text.count("traces are lost") == 1
+
+
 def test_old_traces_are_deleted_in_slices(traces: SqliteTraces, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alignstack.store.traces.SLICE", 4)
     for number in range(10):

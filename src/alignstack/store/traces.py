@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
@@ -14,6 +15,8 @@ from alignstack.store.codec import TRACE, decode, encode_trace
 from alignstack.store.database import Database
 from alignstack.store.home import database
 from alignstack.store.writer import Table, Writer, insert
+
+log = logging.getLogger(__name__)
 
 SHORTEST_PREFIX = 6
 """Characters of an id that may stand for it, when only one trace begins so."""
@@ -42,15 +45,20 @@ class SqliteTraces:
     def __init__(self, path: Path | None = None, *, writer: Writer | None = None) -> None:
         self._writer = writer
         self._database = Database(path or (writer.path if writer else database()))
+        self.lost = 0
+        """Traces that `put_later` could not write."""
 
     def put(self, trace: Trace) -> None:
         """Replaces a trace of the same id."""
         self._database.write(insert(TRACES, 1), *_row(trace))
 
     def put_later(self, trace: Trace) -> "asyncio.Future[None]":
-        """Through the writer, from its event loop; need not be awaited. The future raises Unavailable."""
+        """Through the writer, from its event loop. The future raises Unavailable; it need not be awaited, for a trace
+        that is lost is counted, and the first of them is logged."""
         assert self._writer is not None, "this store was made without a writer"
-        return self._writer.submit(TRACES, _row(trace))
+        future = self._writer.submit(TRACES, _row(trace))
+        future.add_done_callback(self._count)
+        return future
 
     def get(self, trace_id: str) -> Trace:
         """By id, or by its first characters where they are unique. Raises NotFound with the nearest id."""
@@ -107,6 +115,13 @@ class SqliteTraces:
 
     def close(self) -> None:
         self._database.close()
+
+    def _count(self, future: "asyncio.Future[None]") -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            self.lost += 1
+            if self.lost == 1:
+                log.error("traces are lost: %s", error)
 
     def _newest(self, where: str, values: tuple[object, ...], page: int) -> Iterator[Trace]:
         """Page by page, so that a search can stop early."""
