@@ -581,8 +581,8 @@ async def test_our_own_time_outs_count_as_504(
 
 
 async def test_a_stream_that_keeps_coming_is_not_idle() -> None:
-    async with raw_server(head(), *[chunk("a"), 0.1] * 6, chunk("b", "stop")) as url:
-        assert await answer(model(url, idle_timeout_s=0.4)) == "aaaaaab"
+    async with raw_server(head(), *[chunk("a"), 0.15] * 6, chunk("b", "stop")) as url:
+        assert await answer(model(url, idle_timeout_s=0.8)) == "aaaaaab"
 
 
 # ---------------------------------------------------------------- configuration

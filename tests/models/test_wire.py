@@ -38,6 +38,14 @@ async def ask(client: OpenAIHTTP) -> str:
     return "".join(item.text for item in items if isinstance(item, Delta))
 
 
+async def kept(client: OpenAIHTTP, number: int) -> None:
+    """Waits until so many idle connections are kept."""
+    async with asyncio.timeout(10):
+        pool = await client._server.wires._pool(asyncio.get_running_loop())
+        while len(pool.idle) != number:
+            await asyncio.sleep(0.005)
+
+
 Serve = Callable[[int, int, asyncio.StreamWriter], Coroutine[None, None, None]]
 """Is told which connection this is, and which request on it."""
 
@@ -91,7 +99,7 @@ async def test_the_end_of_a_finished_answer_may_come_later() -> None:
         client = model(url)
         assert await ask(client) == "x"
         ended.set()
-        await asyncio.sleep(0.05)
+        await kept(client, 1)
         assert await ask(client) == "x"
         assert counts == [2]
         await client.aclose()
@@ -139,7 +147,7 @@ async def test_connections_that_the_server_closed_are_not_used() -> None:
     async with keeping(serve) as (url, counts):
         client = model(url)
         assert await ask(client) == "x"
-        await asyncio.sleep(0.05)
+        await kept(client, 0)
         assert await ask(client) == "x"
         assert counts == [1, 1]
         await client.aclose()
@@ -168,7 +176,7 @@ async def test_words_that_nobody_asked_for_never_reach_the_next_answer(extra: by
     async with keeping(serve) as (url, counts):
         client = model(url)
         assert await ask(client) == "x"
-        await asyncio.sleep(0.1)
+        await kept(client, 0)
         assert await ask(client) == "x"
         assert counts == [1, 1]
         await client.aclose()
@@ -208,10 +216,10 @@ async def test_a_server_is_made_to_wait_for_a_slow_reader(monkeypatch: pytest.Mo
         writer.write(piece(chunk(None, "stop")) + piece(DONE) + END)
 
     async with keeping(serve) as (url, _):
-        client = model(url, idle_timeout_s=0.2)
+        client = model(url, idle_timeout_s=0.6)
         stream = client.stream(user("hi"), Sampling())
         await anext(stream)
-        await asyncio.sleep(0.5)  # longer than a server may be silent: this silence is the reader's
+        await asyncio.sleep(0.9)  # longer than a server may be silent: this silence is the reader's
         assert sent < 600
         rest = [item async for item in stream]
         assert len(rest) == 600 and isinstance(rest[-1], Finish)

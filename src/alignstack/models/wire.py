@@ -15,6 +15,7 @@ from typing import cast
 from weakref import WeakKeyDictionary
 
 import httptools
+from aiohappyeyeballs import start_connection
 from yarl import URL
 
 MAX_HEAD = 2**16
@@ -119,6 +120,7 @@ class Wire(asyncio.Protocol):
         if self.ended:
             self._rest()
         elif finished and not self._error:
+            self._pool.leaving.add(self)
             self._deadline = min(self._deadline, self._loop.time() + DRAIN_S)
             self._watch()
         else:
@@ -126,6 +128,7 @@ class Wire(asyncio.Protocol):
 
     def close(self) -> None:
         self._active = False
+        self._pool.leaving.discard(self)
         self._unwatch()
         self._transport.abort()
 
@@ -177,6 +180,7 @@ class Wire(asyncio.Protocol):
     def _rest(self) -> None:
         keep = self.open and self._reusable and self._pool.open
         self._unwatch()
+        self._pool.leaving.discard(self)
         self._active = False
         self.used = True
         if keep:
@@ -262,6 +266,8 @@ class Pool:
     """The connections of one event loop that nobody uses, the latest last."""
 
     idle: list[Wire] = field(default_factory=list)
+    leaving: set[Wire] = field(default_factory=set)
+    """Those whose last bytes are awaited."""
     open: bool = True
 
 
@@ -301,17 +307,32 @@ class Wires:
 
     async def _connect(self, pool: Pool, loop: asyncio.AbstractEventLoop, left: float) -> Wire:
         limit = self._patience.connect_timeout_s
-        secure = _secure() if self._url.scheme == "https" else None
         try:
             async with asyncio.timeout(max(min(limit, left), 0.001)):
-                _, wire = await loop.create_connection(
-                    lambda: Wire(self._patience, pool), self._url.raw_host or "", self._url.port or 0, ssl=secure
-                )
-        except (OSError, ValueError) as error:
+                return await self._open(pool, loop)
+        except (OSError, ValueError, RuntimeError) as error:  # uvloop raises RuntimeError too
             if isinstance(error, TimeoutError) and left <= limit:
                 raise Failed(f"did not finish within {self._patience.timeout_s:g} s (timeout_s)", status=504) from None
             status = 504 if isinstance(error, TimeoutError) else 0
             raise Failed(f"cannot be reached{self._why(error)}", status=status, again=True) from None
+
+    async def _open(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> Wire:
+        """Hosts with several addresses are tried at all of them, a quarter of a second apart."""
+        host, port = self._url.raw_host or "", self._url.port or 0
+        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        connected = await start_connection(addresses, happy_eyeballs_delay=0.25)
+        try:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            secure = _secure() if self._url.scheme == "https" else None
+            _, wire = await loop.create_connection(
+                lambda: Wire(self._patience, pool),
+                sock=connected,
+                ssl=secure,
+                server_hostname=host if secure else None,
+            )
+        except BaseException:
+            connected.close()
+            raise
         return wire
 
     def _why(self, error: Exception) -> str:
@@ -334,7 +355,7 @@ async def _keep() -> AsyncGenerator[Pool, None]:
         yield pool
     finally:
         pool.open = False
-        for wire in tuple(pool.idle):
+        for wire in (*pool.idle, *pool.leaving):
             wire.close()
         await asyncio.sleep(0)  # connections close on the loop's next turn
 
