@@ -40,10 +40,12 @@ async def ask(client: OpenAIHTTP) -> str:
 
 async def kept(client: OpenAIHTTP, number: int) -> None:
     """Waits until so many idle connections are kept."""
-    async with asyncio.timeout(10):
-        pool = await client._server.wires._pool(asyncio.get_running_loop())
-        while len(pool.idle) != number:
-            await asyncio.sleep(0.005)
+    pool = await client._server.wires._pool(asyncio.get_running_loop())
+    for _ in range(2000):
+        if len(pool.idle) == number:
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"{len(pool.idle)} connections are kept")
 
 
 Serve = Callable[[int, int, asyncio.StreamWriter], Coroutine[None, None, None]]
