@@ -299,6 +299,7 @@ _AS_WORDS = bytes(ord(chr(code).lower()) if chr(code) in string.ascii_letters el
 _AS_LOOKS = _kinds(string.ascii_letters, "013457@$!|", " .-_*")
 _ROT13_WORDS = frozenset(word.translate(_ROT13).encode() for word in COMMON - {w.translate(_ROT13) for w in COMMON})
 _REVERSED_WORDS = frozenset(word[::-1].encode() for word in COMMON - {w[::-1] for w in COMMON})
+_DISGUISED_WORDS = _ROT13_WORDS | _REVERSED_WORDS
 """Common words in disguise that are not common themselves; a disguised segment holds at least one."""
 
 
@@ -316,10 +317,10 @@ def _possible(text: str) -> Iterator[Decoder]:
         yield _entities
     if raw.count(b"\\") >= 3:
         yield _escapes
-    words = raw.translate(_AS_WORDS).split()
-    if not _ROT13_WORDS.isdisjoint(words):
+    words = _DISGUISED_WORDS.intersection(raw.translate(_AS_WORDS).split())
+    if words & _ROT13_WORDS:
         yield _rot13
-    if not _REVERSED_WORDS.isdisjoint(words):
+    if words & _REVERSED_WORDS:
         yield _reversed
     looks = raw.translate(_AS_LOOKS)
     if b"a0a" in looks or b"a00a" in looks or b"a000a" in looks:

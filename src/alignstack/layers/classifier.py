@@ -74,6 +74,9 @@ def _letter_codes() -> NDArray[np.uint32]:
 
 _CODES = _letter_codes()
 _INSIDE = (_CODES != 0).tobytes()
+MAX_PLACE = 64
+"""Letters further into a word than this all count as in the same place."""
+_LONG_WORD = b"\1" * (MAX_PLACE + 1)
 _BASE = np.uint32(0x01000193)
 _FACTOR = 0x9E3779B1
 _POWERS = np.full(2**18, _FACTOR, np.uint32)
@@ -109,7 +112,8 @@ def _keys(text: str) -> NDArray[np.uint32]:
     `BITS` bits of bucket."""
     raw = f" {text.lower()}    ".encode(errors="replace")
     codes = _CODES.take(np.frombuffer(raw, np.uint8))
-    inside = np.frombuffer(raw.translate(_INSIDE), np.bool_)
+    flags = raw.translate(_INSIDE)
+    inside = np.frombuffer(flags, np.bool_)
     before = (inside[1:] > inside[:-1]).nonzero()[0]
     if not len(before):
         return np.empty(0, np.uint32)
@@ -117,17 +121,23 @@ def _keys(text: str) -> NDArray[np.uint32]:
     grams = np.empty((3, n + len(before)), np.uint32)
     within = np.empty(grams.shape, np.bool_)
     _letters(codes, inside, grams[:, :n], within[:, :n])
-    _words(_word_hashes(codes, before), grams[:, n:], within[:, n:])
-    grams ^= grams >> _MIX
-    grams[:, :n] *= _LETTER_SALTS
-    grams[:, n:] *= _WORD_SALTS
-    grams >>= _UNUSED
-    grams[:, :n] |= _LETTERS
+    short = len(codes) <= len(_POWERS) and _LONG_WORD not in flags
+    _words((_short_words if short else _any_words)(codes, before), grams[:, n:], within[:, n:])
+    _mix(grams, n)
     if BREAK in text:
         piece = np.cumsum(np.frombuffer(raw, np.uint8) == 0x1F, dtype=np.uint32)
         _apart(piece.take(before), within[:, n:])
         grams |= np.concatenate((piece[:n], piece.take(before))) << _PIECE
     return _distinct(grams[within])
+
+
+def _mix(grams: NDArray[np.uint32], letters: int) -> None:
+    """Hashes to buckets, those of words behind the first columns, which are of `letters`."""
+    grams ^= grams >> _MIX
+    grams[:, :letters] *= _LETTER_SALTS
+    grams[:, letters:] *= _WORD_SALTS
+    grams >>= _UNUSED
+    grams[:, :letters] |= _LETTERS
 
 
 def _distinct(keys: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -152,13 +162,16 @@ def _letters(
     np.logical_and(within[1], inside[3 : n + 3], out=within[2])
 
 
-def _word_hashes(codes: NDArray[np.uint32], before: NDArray[np.intp]) -> NDArray[np.uint32]:
-    """Σ code · _FACTOR ** place over the letters of each word, place counting from 1 and up to 64. `before`: where the
-    spaces before the words are. Powers of the place in the text, taken back a word at a time, save most of the work."""
-    if len(codes) <= len(_POWERS) and int((before[1:] - before[:-1]).max(initial=0)) <= 64 >= len(codes) - before[-1]:
-        return np.add.reduceat(codes * _POWERS[: len(codes)], before) * _INVERSES.take(before)
+def _any_words(codes: NDArray[np.uint32], before: NDArray[np.intp]) -> NDArray[np.uint32]:
+    """Σ code · _FACTOR ** place over the letters of each word, place counting from 1 and up to MAX_PLACE. `before`:
+    where the spaces before the words are."""
     place = np.arange(before[0], len(codes)) - before.repeat(np.diff(before, append=len(codes)))
-    return np.add.reduceat(codes[before[0] :] * _POWERS.take(np.minimum(place, 64)), before - before[0])
+    return np.add.reduceat(codes[before[0] :] * _POWERS.take(np.minimum(place, MAX_PLACE)), before - before[0])
+
+
+def _short_words(codes: NDArray[np.uint32], before: NDArray[np.intp]) -> NDArray[np.uint32]:
+    """The same in less time: powers of the place in the text, taken back a word at a time."""
+    return np.add.reduceat(codes * _POWERS[: len(codes)], before) * _INVERSES.take(before)
 
 
 def _words(one: NDArray[np.uint32], grams: NDArray[np.uint32], within: NDArray[np.bool_]) -> None:
@@ -211,7 +224,7 @@ class Linear:
         return self.most_harmful(readings(text[:MAX_CHARS]))
 
     def most_harmful(self, texts: Sequence[str]) -> dict[str, float]:
-        """Probability per label, of the text, or sentence of a long text, that is most likely harmful. A sentence has
+        """Probability per label, of the reading, or sentence of a long one, that is most likely harmful. A sentence has
         to be more certain by `PART_MARGIN`."""
         pieces, margins = [], []
         for text in texts:

@@ -31,6 +31,8 @@ LONG = 20_000
 ESCAPED = 10
 """Characters that stand for one at most, in an encoding that comes in one piece: `&#1114111;`."""
 
+REVISION = 2
+"""Raised whenever the same configuration gives another verdict."""
 CLEAN = Verdict(action="allow", score=0.0)
 
 
@@ -89,7 +91,7 @@ class Keyword:
             use="keyword",
             phases=(phase or "request",),
             kind="veto",
-            version=digest("keyword", config.model_dump(mode="json"), self._action),
+            version=digest("keyword", REVISION, config.model_dump(mode="json"), self._action),
             scope=Scope(hazards=hazards if hazards is not None else own),
             quick=True,
         )
