@@ -91,6 +91,7 @@ async def test_recent_requests_of_a_key_come_oldest_first(place: str) -> None:
             (NOON + 1, "blocked", "in1", "ncr", 30),
             (NOON + 2, "", "", "", 0),
         ]
+        assert await ledger.recent("key-1", NOON, limit=1) == found[1:]
         assert await ledger.recent("key-1", NOON, 2) == found
 
 

@@ -193,6 +193,12 @@ async def test_trace_put_through_the_writer_is_found_like_any_other(writer: Writ
     assert traces.get("odd") == odd
 
 
+async def test_trace_of_a_person_is_found_by_the_key_that_asked(writer: Writer) -> None:
+    traces = SqliteTraces(writer=writer)
+    await traces.put_later(ended("a", "blocked"), key="key-7")
+    assert found(traces, caller="key-7") == ["a"] and traces.search(limit=1)[0] == ended("a", "blocked")
+
+
 async def test_lost_traces_are_counted_and_the_first_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -52,11 +52,12 @@ class SqliteTraces:
         """Replaces a trace of the same id."""
         self._database.write(insert(TRACES, 1), *_row(trace))
 
-    def put_later(self, trace: Trace) -> "asyncio.Future[None]":
-        """Through the writer, from its event loop. The future raises Unavailable; it need not be awaited, for a trace
-        that is lost is counted, and the first of them is logged."""
+    def put_later(self, trace: Trace, *, key: str = "") -> "asyncio.Future[None]":
+        """Through the writer, from its event loop. `key`: the id of the key that asked, where the caller of the trace
+        is another. The future raises Unavailable; it need not be awaited, for a trace that is lost is counted, and the
+        first of them is logged."""
         assert self._writer is not None, "this store was made without a writer"
-        future = self._writer.submit(TRACES, _row(trace))
+        future = self._writer.submit(TRACES, _row(trace, key))
         future.add_done_callback(self._count)
         return future
 
@@ -83,8 +84,9 @@ class SqliteTraces:
         text: str = "",
         limit: int = 20,
     ) -> list[Trace]:
-        """The newest that have all that is given. `since` ≤ start < `until`, in seconds since 1970; `layer` blocked or
-        cut it, for `hazard`; `text` occurs in what was asked, answered or delivered, in upper or lower case."""
+        """The newest that have all that is given. `since` ≤ start < `until`, in seconds since 1970; `caller` is the
+        key where there was one; `layer` blocked or cut it, for `hazard`; `text` occurs in what was asked, answered or
+        delivered, in upper or lower case."""
         given = {"caller": caller, "status": status, "layer": layer, "hazard": hazard}
         wanted = {name: value for name, value in given.items() if value is not None}
         where = " AND ".join(["started >= ?", "started < ?", *(f"{name} = ?" for name in wanted)])
@@ -143,10 +145,9 @@ class SqliteTraces:
         return self._database.rows("SELECT body FROM traces WHERE substr(id, 1, ?) = ? LIMIT 2", len(prefix), prefix)
 
 
-def _row(trace: Trace) -> tuple[object, ...]:
-    outcome, stop, caller = trace.outcome, trace.stopped_by, ""
-    if trace.events and isinstance(trace.events[0], RequestEvent):
-        caller = trace.events[0].caller
+def _row(trace: Trace, key: str = "") -> tuple[object, ...]:
+    outcome, stop = trace.outcome, trace.stopped_by
+    caller = key or next((event.caller for event in trace.events if isinstance(event, RequestEvent)), "")
     hazard = stop.verdict.hazard if isinstance(stop, LayerEvent) else None
     return (
         trace.id, trace.started, encode_trace(trace), outcome.status if outcome else "", caller,
