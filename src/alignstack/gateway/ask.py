@@ -254,7 +254,8 @@ class Exchange:
         self._sample(traces[0])
 
     def _keep(self, trace: Trace) -> None:
-        self.services.traces.put_later(redact(trace, content=self.deployment.settings.traces.content))
+        kept = redact(trace, content=self.deployment.settings.traces.content)
+        self.services.traces.put_later(kept, key=self.key.id)
 
     def _spans(self, spans: Spans, trace: Trace, status: Status) -> None:
         spans.export(
