@@ -97,14 +97,12 @@ class Keyword:
         )
 
     async def check(self, view: View) -> Verdict:
-        if not view.text:
-            return Verdict(action="abstain", reason="nothing to read")
-        if len(view.recent(self._overlap)) < LONG:
-            return self._look(view)
-        return await asyncio.to_thread(self._look, view)
-
-    def _look(self, view: View) -> Verdict:
         text = view.recent(self._overlap)
+        if not text:
+            return Verdict(action="abstain", reason="nothing to read")
+        return self._look(view, text) if len(text) < LONG else await asyncio.to_thread(self._look, view, text)
+
+    def _look(self, view: View, text: str) -> Verdict:
         before = len(view.text) - len(text)
         spans = self._spans(text, before)
         if spans:
