@@ -18,7 +18,20 @@ from alignstack.gateway.dialects.messages import Messages
 from alignstack.gateway.dialects.responses import Responses
 from alignstack.gateway.services import Services
 from alignstack.web import access
-from alignstack.web.http import JSON, Gone, Receive, Scope, Send, TooLarge, TooSlow, body, encoded, header, respond
+from alignstack.web.http import (
+    JSON,
+    Encoded,
+    Gone,
+    Receive,
+    Scope,
+    Send,
+    TooLarge,
+    TooSlow,
+    body,
+    encoded,
+    header,
+    respond,
+)
 
 log = logging.getLogger("alignstack.gateway")
 
@@ -41,14 +54,15 @@ class Request:
         self.services = gateway.services
         self.settings = gateway.services.deployment.settings
         self.scope, self.receive, self.send = scope, receive, send
-        self.path: str = scope["path"]
+        self.path: str = scope["raw_path"].decode("ascii")
+        """As it was sent: what stands in front sees the same."""
         self.method: str = scope["method"]
         self.id = self.services.ids(self.services.clock.now())
         self.started = False
         self.dialect: Dialect = ASK.get(self.path, CHAT)
 
     async def body(self) -> bytes:
-        """Raises Refused (408, 413) and Gone."""
+        """Raises Refused (408, 413, 415) and Gone."""
         try:
             return await body(
                 self.scope, self.receive, limit=self.settings.max_body_bytes, seconds=self.settings.body_seconds
@@ -58,7 +72,11 @@ class Request:
             raise Refused(413, what, kind="invalid_request_error", code="request_too_large") from None
         except TooSlow:
             what = f"the request did not arrive within {self.settings.body_seconds:g} seconds"
-            raise Refused(408, what, kind="invalid_request_error", code="request_timeout") from None
+            headers = {"connection": "close"}
+            raise Refused(408, what, kind="invalid_request_error", code="request_timeout", headers=headers) from None
+        except Encoded:
+            what = "compressed requests are not read; send the JSON as it is, without Content-Encoding"
+            raise Refused(415, what, kind="invalid_request_error", code="unsupported_encoding") from None
 
     async def sending(self, message: MutableMapping[str, Any]) -> None:
         self.started = True
@@ -123,7 +141,7 @@ class Gateway:
         handlers = ROUTES.get(request.path) or (MODEL if request.path.startswith("/v1/models/") else None)
         if handlers is None:
             raise Refused(404, f"there is no {request.path[:100]!r} here", kind="not_found_error", code="unknown_url")
-        handler = handlers.get(request.method)
+        handler = handlers.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
             headers = {"allow": ", ".join(sorted(handlers))}
             what = f"{request.path} takes {', '.join(sorted(handlers))}"
@@ -176,7 +194,7 @@ async def list_models(request: Request) -> None:
 async def one_model(request: Request) -> None:
     request.key()
     name = request.services.deployment.stack.model.name
-    asked = request.path.removeprefix("/v1/models/")
+    asked = request.scope["path"].removeprefix("/v1/models/")
     if asked != name:
         what = f"no model {asked[:100]!r}; here is {name!r}"
         raise Refused(404, what, kind="not_found_error", code="model_not_found")

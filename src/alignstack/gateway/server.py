@@ -142,13 +142,14 @@ class Worker:
         if scope["type"] == "http":
             await self.gateway(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await self._lifespan(scope, receive, send)
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         try:
             opened = services(load(self.stack_file))
             self.gateway.services = await opened.__aenter__()
+            scope["state"]["head_seconds"] = self.gateway.services.deployment.settings.head_seconds
         except AlignstackError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return

@@ -6,11 +6,14 @@ Does not stop: programs on the same machine, when there are no keys.
 """
 
 import ipaddress
+import re
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from alignstack.core.errors import ConfigError, Problem
 from alignstack.web.http import Scope, header
+
+HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+SCHEMES = ("http://", "https://")
 
 
 def is_loopback(host: str) -> bool:
@@ -35,11 +38,9 @@ def check_bind(host: str, *, keys: bool) -> None:
 
 
 def hostname(text: str) -> str:
-    """The name in a Host header or an origin, in lower case; empty when there is none."""
-    try:
-        return (urlsplit(text if "//" in text else f"//{text}").hostname or "").lower()
-    except ValueError:
-        return ""
+    """The name in a Host header, in lower case; empty for what is no name with or without a port."""
+    found = HOST.fullmatch(text)
+    return found[1].strip("[]").lower() if found else ""
 
 
 def right_host(scope: Scope, allowed: Collection[str], *, keys: bool) -> bool:
@@ -54,7 +55,7 @@ def right_host(scope: Scope, allowed: Collection[str], *, keys: bool) -> bool:
 def right_origin(scope: Scope, allowed: Collection[str]) -> bool:
     """Programs send no Origin; pages do, and only those of the gateway itself or of `allowed` may call."""
     origin = header(scope, b"origin")
-    return not origin or origin in allowed or origin.partition("//")[2] == header(scope, b"host")
+    return not origin or origin in allowed or origin in (f"{scheme}{header(scope, b'host')}" for scheme in SCHEMES)
 
 
 def credential(scope: Scope) -> str:

@@ -18,6 +18,10 @@ class TooLarge(Exception):
     """The body is larger than allowed."""
 
 
+class Encoded(Exception):
+    """The body is compressed."""
+
+
 class TooSlow(Exception):
     """The body did not come in time."""
 
@@ -32,30 +36,35 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 async def body(scope: Scope, receive: Receive, *, limit: int, seconds: float) -> bytes:
-    """The whole request body. Raises TooLarge, TooSlow, Gone."""
+    """The whole request body. Raises TooLarge, TooSlow, Encoded, Gone."""
+    if header(scope, b"content-encoding").lower() not in ("", "identity"):
+        raise Encoded
     length = header(scope, b"content-length")
     if length.isdecimal() and int(length) > limit:
         raise TooLarge
-    first = await _part(receive, seconds)
+    try:
+        async with asyncio.timeout(seconds):
+            return await _whole(receive, limit)
+    except TimeoutError:
+        raise TooSlow from None
+
+
+async def _whole(receive: Receive, limit: int) -> bytes:
+    first = await _part(receive)
     if not first.get("more_body"):
         whole: bytes = _within(first.get("body", b""), limit)
         return whole
     parts = bytearray(_within(first.get("body", b""), limit))
-    deadline = asyncio.get_running_loop().time() + seconds
     while True:
-        part = await _part(receive, deadline - asyncio.get_running_loop().time())
+        part = await _part(receive)
         parts += part.get("body", b"")
         _within(parts, limit)
         if not part.get("more_body"):
             return bytes(parts)
 
 
-async def _part(receive: Receive, seconds: float) -> MutableMapping[str, Any]:
-    try:
-        async with asyncio.timeout(seconds):
-            message = await receive()
-    except TimeoutError:
-        raise TooSlow from None
+async def _part(receive: Receive) -> MutableMapping[str, Any]:
+    message = await receive()
     if message["type"] == "http.disconnect":
         raise Gone
     return message
