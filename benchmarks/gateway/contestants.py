@@ -64,7 +64,15 @@ def nemo(place: Place) -> Command:
 
 def alignstack(place: Place) -> Command:
     """With traces and the ledger of use, as they are by default."""
-    serve = ("serve", "--stack", str(HERE / "stack.yaml"), "--host", "127.0.0.1", "--port", str(place.port))
+    return serving(HERE / "stack.yaml", place)
+
+
+def words(place: Place) -> Command:
+    return serving(HERE / "stack_words.yaml", place)
+
+
+def serving(stack: Path, place: Place) -> Command:
+    serve = ("serve", "--stack", str(stack), "--host", "127.0.0.1", "--port", str(place.port))
     env = {"UPSTREAM": place.upstream, "ALIGNSTACK_HOME": str(place.folder)}
     return Command(argv=(sys.executable, "-m", "alignstack", *serve), env=env)
 
@@ -73,6 +81,7 @@ CONTESTANTS: dict[str, Callable[[Place], Command]] = {
     "floor": floor,
     "litellm": litellm,
     "nemo": nemo,
+    "words": words,
     "alignstack": alignstack,
 }
 DIRECT = "direct"
