@@ -37,9 +37,6 @@ BOTH = """
 FROM ledger a LEFT JOIN ledger s ON s.id = a.id AND s.event = 'settled' WHERE a.event = 'admitted'
 """
 
-LIMIT = 2000
-"""Recent requests of one key that are looked at: some milliseconds of reading. Chosen by hand."""
-
 RECENT = f"""
 SELECT a.at, coalesce(s.status, ''), coalesce(s.layer, ''), coalesce(s.hazard, ''),
   coalesce(s.input_tokens + s.output_tokens, 0)
