@@ -148,6 +148,7 @@ ADDRESS: Schema = {
     "pattern": rf"^(data:|https?://{HOST}(/[A-Za-z0-9._~%/-]*)?$)",
     "description": "a `data:` URL, or a public address where `serve.image_urls` allows those",
 }
+BLOCK = _objects({"type": _is("text"), "text": TEXT})
 TEXT_PART = _objects({"type": _is("text"), "text": TEXT}, {"refusal": _or_null(TEXT)})
 REFUSAL_PART = _objects({"type": _is("refusal"), "refusal": TEXT}, {"text": _or_null(TEXT)})
 IMAGE_PART = _objects({"type": _is("image_url"), "image_url": _objects({"url": ADDRESS})})
@@ -218,18 +219,22 @@ RESPONSES_REQUEST = _objects(
     },
 )
 
-BLOCK: Schema = _objects({"type": _is("text"), "text": TEXT})
-BLOCKS = ("text", "image", "document", "search_result", "tool_result", "tool_use", "thinking", "redacted_thinking")
-OTHER_BLOCK = _objects({"type": {"type": "string", "minLength": 1, "not": {"enum": BLOCKS}}})
-MESSAGES_TURN = _objects(
-    {
-        "role": {"enum": ["user", "assistant"]},
-        "content": {"anyOf": [TEXT, _list({"anyOf": [BLOCK, OTHER_BLOCK]}, at_least=1)]},
-    }
-)
+OF_ANYBODY = ("text", "image", "document", "search_result")
+
+
+def _messages_turn(role: str, known: tuple[str, ...]) -> Schema:
+    """Blocks of a type that is not known count as media."""
+    other = _objects({"type": {"type": "string", "minLength": 1, "not": {"enum": known}}})
+    return _objects({"role": _is(role), "content": {"anyOf": [TEXT, _list({"anyOf": [BLOCK, other]}, at_least=1)]}})
+
+
+MESSAGES_TURNS = [
+    _messages_turn("user", (*OF_ANYBODY, "tool_result")),
+    _messages_turn("assistant", (*OF_ANYBODY, "tool_use", "thinking", "redacted_thinking")),
+]
 MESSAGES_TOOL = _objects({"name": WORD, "input_schema": {"type": "object"}})
 MESSAGES_REQUEST = _objects(
-    {"max_tokens": TOKENS, "messages": _list(MESSAGES_TURN, at_least=1)},
+    {"max_tokens": TOKENS, "messages": _list({"anyOf": MESSAGES_TURNS}, at_least=1)},
     {
         **SAMPLING,
         "system": {"anyOf": [TEXT, _list(BLOCK), {"type": "null"}]},
@@ -240,7 +245,7 @@ MESSAGES_REQUEST = _objects(
     },
 )
 
-MODERATION_PART: Schema = {"anyOf": [TEXT_PART, _objects({"type": _is("image_url")})]}
+MODERATION_PART: Schema = {"anyOf": [BLOCK, _objects({"type": _is("image_url")})]}
 MODERATION_REQUEST = _objects(
     {
         "input": {
