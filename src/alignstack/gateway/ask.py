@@ -87,7 +87,7 @@ class Exchange:
                 self.gone.stop()
 
     async def _admitted(self) -> None:
-        images.check(self.call.messages, self.deployment.settings.image_urls)
+        images.check(self.call.messages, self.call.sampling.more, self.deployment.settings.image_urls)
         chars = sum(len(message.content) for message in self.call.messages)
         if chars > self.deployment.settings.max_text_chars:
             what = f"{chars} characters of text are more than the {self.deployment.settings.max_text_chars} allowed"
