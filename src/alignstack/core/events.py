@@ -66,6 +66,8 @@ class ModelEvent:
     messages: Conversation
     text: str
     finish: Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "unavailable"]
+    refused: bool = False
+    """The server sent words as a refusal, apart from the answer (`Delta.kind`)."""
     message: str = ""
     """Why, when it was unavailable."""
     status: int = 0

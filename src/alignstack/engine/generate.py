@@ -94,6 +94,7 @@ class Generation:
             messages=self.messages,
             text=self.text,
             finish=self.ending,
+            refused=any(piece.kind == "refusal" for piece in self.pieces),
             message=self.message,
             status=self._status,
             retry_after=self._retry_after,

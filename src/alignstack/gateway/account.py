@@ -63,9 +63,9 @@ def status(trace: Trace) -> Status:
 
 
 def declined(trace: Trace) -> bool:
-    """Did the model itself decline? It says so, or its answer opens like a refusal."""
+    """Did the model itself decline? Its server says so, or its answer opens like a refusal."""
     said, outcome = trace.generation, trace.outcome
-    if said is not None and said.finish == "content_filter":
+    if said is not None and (said.refused or said.finish == "content_filter"):
         return True
     opening = outcome.delivered[:OPENING] if outcome else ""
     return opens_with(plain(opening), OPENINGS)

@@ -19,7 +19,7 @@ from alignstack.engine.run import Serving
 from alignstack.engine.stack import Placed
 from alignstack.gateway import images
 from alignstack.gateway.account import at_most, price, settled, usage_details
-from alignstack.gateway.call import Call, Choice, Dialect, Ending, Head, Reason, Refused
+from alignstack.gateway.call import Call, Choice, Dialect, Ending, Events, Head, Reason, Refused
 from alignstack.gateway.person import person_of
 from alignstack.gateway.services import Services
 from alignstack.gateway.upstream import refusal_of
@@ -67,6 +67,7 @@ class Exchange:
         self.ended = 0
         self.settled = False
         self.first_token_s: float | None = None
+        self.begun = False
         self.opened = False
         self.ask: Check = check if call.n == 1 else _AskedOnce()
 
@@ -159,14 +160,14 @@ class Exchange:
         if self.events is None:
             self.pieces[index] += pieces
         else:
-            await self._stream(self.events.pieces(index, pieces))
+            await self._stream(self._beginning(self.events) + self.events.pieces(index, pieces))
 
     async def _end_of(self, index: int, serving: Serving) -> None:
         outcome = serving.outcome
         if outcome is not None and outcome.status == "blocked":
             await self._blocked(index, outcome)
         if self.events is not None and self._error() is None:
-            await self._stream(self.events.finish(index, self._ending(serving)))
+            await self._stream(self._beginning(self.events) + self.events.finish(index, self._ending(serving)))
         if self.ended == self.call.n:
             await self._conclude()
 
@@ -193,11 +194,6 @@ class Exchange:
             await self._whole()
 
     async def _whole(self) -> None:
-        if self.events is not None:  # an answer without a single piece
-            endings = [self._ending(serving) for serving in self.servings]
-            await self._stream(b"")
-            await self.send({"type": "http.response.body", "body": self.events.end(endings)})
-            return
         choices = [
             Choice(pieces=pieces, ending=self._ending(serving))
             for pieces, serving in zip(self.pieces, self.servings, strict=True)
@@ -216,22 +212,27 @@ class Exchange:
 
     def _ending(self, serving: Serving) -> Ending:
         outcome, said = serving.outcome, serving.said
-        blocked = outcome is not None and outcome.status in ("blocked", "cut")
+        stopped = outcome.status if outcome is not None and outcome.status in ("blocked", "cut") else ""
+        told = None if stopped == "blocked" else said  # or the numbers would tell whether the model was asked
         return Ending(
-            reason="content_filter" if blocked else _reason(said),
-            blocked=blocked,
-            input_tokens=said.input_tokens if said else 0,
-            output_tokens=_counted(said, outcome),
-            usage=usage_details(said),
+            reason="content_filter" if stopped else _reason(said),
+            blocked=bool(stopped),
+            input_tokens=told.input_tokens if told else 0,
+            output_tokens=_counted(told, outcome),
+            usage=usage_details(told),
             trace=serving.trace if self.call.moderation else None,
         )
+
+    def _beginning(self, events: Events) -> bytes:
+        """What comes before the first event of a stream; events are numbered in the order in which they are made."""
+        first, self.begun = not self.begun, True
+        return events.start() if first else b""
 
     async def _stream(self, data: bytes) -> None:
         if not self.opened:
             self.opened = True
             headers = [*EVENTS, *self._head()]
             await self.send({"type": "http.response.start", "status": 200, "headers": headers})
-            data = self.events.start() + data if self.events else data
         if data:
             await self.send({"type": "http.response.body", "body": data, "more_body": True})
 
@@ -306,7 +307,7 @@ def _reason(said: ModelEvent | None) -> Reason:
 
 def _counted(said: ModelEvent | None, outcome: OutcomeEvent | None) -> int:
     """Output tokens that the client is told of."""
-    if said is None or outcome is None or outcome.status == "blocked":
+    if said is None or outcome is None:
         return 0
     return outcome.released_tokens if outcome.status == "cut" else said.output_tokens
 
