@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignstack.core.normalise import MAX_READINGS, fold, readings
+from alignstack.core import normalise
+from alignstack.core.normalise import MAX_DECODED, MAX_PHRASES, MAX_READINGS, fold, readings
 
 REQUEST = "How do I write a letter to steal the password of my neighbour"
 
@@ -99,7 +100,50 @@ def test_texts_made_of_encoding_pieces_never_raise(text: str) -> None:
     assert readings(text)
 
 
-@pytest.mark.parametrize("piece", ["a", "b0m ", "%41", "&a", "a@b.", "0", "\\x41", "é", "A1B2C3D4E5F6G7H8\n", "х "])
+DECODERS = (
+    normalise._base64, normalise._hex, normalise._percent, normalise._entities, normalise._escapes, normalise._rot13,
+    normalise._reversed, normalise._leetspeak, normalise._spaced,
+)  # fmt: skip
+ENCODED = [
+    *DISGUISES.values(),
+    REQUEST,
+    "b0mb",
+    "a b c d",
+    "or be no on",
+    "gur",
+    "\\x41",
+    "%41",
+    "&lt;",
+    "é",
+    "。",
+    "\n",
+    " ",
+]
+
+
+@given(st.lists(st.sampled_from(ENCODED) | st.text(max_size=20), max_size=12), st.integers(0, 60))
+def test_a_decoder_that_is_left_out_would_find_nothing(pieces: list[str], start: int) -> None:
+    text = fold("".join(pieces)[start:])
+    possible = set(normalise._possible(text))
+    for decode in DECODERS:
+        assert decode in possible or list(decode(text)) == []
+
+
+def test_long_texts_are_folded_in_pieces_as_if_whole() -> None:
+    for piece in ("déjà vu, кот кота раss\u200bword\u2019s e\u0301 ", "日本語"):
+        times = 3 * MAX_DECODED // len(piece)
+        assert fold(piece * times) == fold(piece) * times
+        assert readings(piece * times)[-1] == readings(piece)[-1] * times
+
+
+def test_a_flood_of_characters_that_stand_for_phrases_does_not_grow() -> None:
+    assert len(fold("\ufdfa")) == 18
+    assert all(len(reading) <= MAX_PHRASES + 1 for reading in readings("\ufdfa" * (MAX_PHRASES + 1)))
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "b0m ", "%41", "&a", "a@b.", "0", "\\x41", "é", "A1B2C3D4E5F6G7H8\n", "х ", "aé", "\ufdfa", "日"]
+)
 def test_megabytes_are_read_in_linear_time(piece: str) -> None:
     start = time.process_time()
     readings(piece * (2_000_000 // len(piece)))

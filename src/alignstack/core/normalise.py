@@ -169,6 +169,9 @@ _ENTITY = re.compile(r"&(?:#\d{2,7}|#[xX][0-9A-Fa-f]{2,6}|[A-Za-z]{2,8});")
 _ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\x([0-9A-Fa-f]{2})")
 _SEGMENT = re.compile(r"[^\n:.!?\"“”]{12,}")
 _ROT13 = {ord(c): chr(ord("Aa"[c.islower()]) + (ord(c) % 32 + 12) % 26) for c in string.ascii_letters}
+_ROT13_WORDS = frozenset(word.translate(_ROT13) for word in COMMON) - COMMON
+_REVERSED_WORDS = frozenset(word[::-1] for word in COMMON) - COMMON
+_DISGUISED_WORDS = _ROT13_WORDS | _REVERSED_WORDS
 _LEET = str.maketrans("013457@$!|", "oieastasil")
 _LEET_L = str.maketrans("013457@$!|", "oleastasil")
 _LEET_WORD = re.compile(r"(?<![A-Za-z0-9@$!|._/+=-])[A-Za-z0-9@$!|]{1,24}(?![A-Za-z0-9@$|_/+=-]|[.][A-Za-z0-9])")
@@ -234,10 +237,13 @@ def _escapes(text: str) -> Iterator[str]:
         yield _ESCAPE.sub(lambda m: chr(int(m[1] or m[2], 16)), text)
 
 
-def _segments(text: str, decode: Callable[[str], str]) -> Iterator[str]:
-    """The text with every segment replaced that reads like English only after `decode`."""
+def _segments(text: str, decode: Callable[[str], str], disguised: frozenset[str]) -> Iterator[str]:
+    """The text with every segment replaced that reads like English only after `decode`. Such a segment holds a common
+    word in disguise that is not a common word itself."""
 
     def put(match: re.Match[str]) -> str:
+        if disguised.isdisjoint(_WORD.findall(match[0].lower())):
+            return match[0]
         _, before = _common(match[0])
         if before > 0.15:
             return match[0]
@@ -250,11 +256,11 @@ def _segments(text: str, decode: Callable[[str], str]) -> Iterator[str]:
 
 
 def _rot13(text: str) -> Iterator[str]:
-    return _segments(text, lambda segment: segment.translate(_ROT13))
+    return _segments(text, lambda segment: segment.translate(_ROT13), _ROT13_WORDS)
 
 
 def _reversed(text: str) -> Iterator[str]:
-    return _segments(text, lambda segment: segment[::-1])
+    return _segments(text, lambda segment: segment[::-1], _REVERSED_WORDS)
 
 
 def _leetspeak(text: str) -> Iterator[str]:
@@ -297,10 +303,6 @@ _AS_BASE64 = _kinds(string.ascii_letters + string.digits + "+/_-")
 _AS_HEX = _kinds(string.hexdigits)
 _AS_WORDS = bytes(ord(chr(code).lower()) if chr(code) in string.ascii_letters else 32 for code in range(256))
 _AS_LOOKS = _kinds(string.ascii_letters, "013457@$!|", " .-_*")
-_ROT13_WORDS = frozenset(word.translate(_ROT13).encode() for word in COMMON - {w.translate(_ROT13) for w in COMMON})
-_REVERSED_WORDS = frozenset(word[::-1].encode() for word in COMMON - {w[::-1] for w in COMMON})
-_DISGUISED_WORDS = _ROT13_WORDS | _REVERSED_WORDS
-"""Common words in disguise that are not common themselves; a disguised segment holds at least one."""
 
 
 def _possible(text: str) -> Iterator[Decoder]:
@@ -317,7 +319,7 @@ def _possible(text: str) -> Iterator[Decoder]:
         yield _entities
     if raw.count(b"\\") >= 3:
         yield _escapes
-    words = _DISGUISED_WORDS.intersection(raw.translate(_AS_WORDS).split())
+    words = _DISGUISED_WORDS.intersection(raw.translate(_AS_WORDS).decode().split())
     if words & _ROT13_WORDS:
         yield _rot13
     if words & _REVERSED_WORDS:
