@@ -1,7 +1,7 @@
 """One layer asked about one view: in time or not, a verdict or a fault, never an exception."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import replace
 from types import coroutine
 from typing import Any, Protocol
@@ -87,9 +87,9 @@ async def check(
 
 def begin(
     placed: Placed, view: View, *, clock: Clock, at_token: int | None = None
-) -> Answer | Coroutine[Any, Any, Answer]:
-    """Asks a layer that is `quick` here and now. Returns its answer or, when it has to wait for something, what is to
-    be awaited, in any task."""
+) -> Answer | Callable[[], Coroutine[Any, Any, Answer]]:
+    """Asks a layer that is `quick` here and now. Returns its answer or, when it has to wait for something, what has it
+    go on, in any task."""
     view = narrowed(view, placed.info.scope.max_chars)
     asked = _Asked(placed, view, clock, at_token, placed.timeout_s, view.digest)
     checking = _layer(placed).check(view)
@@ -99,7 +99,7 @@ def begin(
         return asked.answer(end.value)
     except Exception as error:  # whatever a layer does, the request goes on by `on_error`
         return asked.fault("error", _message(error))
-    return asked.within_limit(_rest(checking, waits_for))
+    return lambda: asked.within_limit(_rest(checking, waits_for))
 
 
 @coroutine

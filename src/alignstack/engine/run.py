@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -225,17 +226,16 @@ class Serving:
 
     def _ask(self, placed: Placed, view: View, at_token: int | None = None) -> Asked:
         if self.ask is not check or not placed.info.quick:
-            return self.tasks.create_task(
-                self._noted(self.ask(placed, view, clock=self.clock, at_token=at_token)), name=placed.name
-            )
+            asking = partial(self.ask, placed, view, clock=self.clock, at_token=at_token)
+            return self.tasks.create_task(self._noted(asking), name=placed.name)
         begun = begin(placed, view, clock=self.clock, at_token=at_token)
         if not isinstance(begun, LayerEvent | LayerError):
             return self.tasks.create_task(self._noted(begun), name=placed.name)
         self.events.append(begun)
         return begun
 
-    async def _noted(self, asking: Coroutine[Any, Any, Answer]) -> Answer:
-        answer = await asking
+    async def _noted(self, asking: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+        answer = await asking()
         self.events.append(answer)
         return answer
 

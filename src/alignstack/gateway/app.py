@@ -124,7 +124,6 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(self, scope, receive, send)
-        self.services.metrics.enter()
         try:
             await self._handle(request)
         except Gone:
@@ -134,8 +133,6 @@ class Gateway:
             await request.refuse(problem)
         except Exception as error:
             await self._fault(request, error)
-        finally:
-            self.services.metrics.leave()
 
     async def _handle(self, request: Request) -> None:
         handlers = ROUTES.get(request.path) or (MODEL if request.path.startswith("/v1/models/") else None)
@@ -170,7 +167,7 @@ def _place(error: BaseException) -> str:
 
 def _route(path: str) -> str:
     """A label for metrics: never a client's own text."""
-    return path if path in ROUTES else "other"
+    return ASK[path].name if path in ASK else path.rpartition("/")[2] if path in ROUTES else "other"
 
 
 async def ask(request: Request) -> None:
@@ -178,7 +175,11 @@ async def ask(request: Request) -> None:
     call = request.dialect.decode(await request.body())
     parent = header(request.scope, b"traceparent") if request.services.spans is not None else ""
     exchange = Exchange(request.services, request.dialect, key, call, request.id, request.sending, traceparent=parent)
-    await exchange.run(request.receive)
+    request.services.metrics.enter()
+    try:
+        await exchange.run(request.receive)
+    finally:
+        request.services.metrics.leave()
 
 
 async def moderations(request: Request) -> None:

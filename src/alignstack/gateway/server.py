@@ -85,8 +85,9 @@ def serve(stack_file: Path | None, *, host: str, port: int, workers: int, listen
     listening(f"serving {deployment.stack.source} on http://{shown}:{sockets[0].getsockname()[1]}/v1")
     try:
         if workers > 1:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="alignstack-metrics-")
-            _Workers(config, sockets).run()
+            with tempfile.TemporaryDirectory(prefix="alignstack-metrics-") as folder:
+                os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+                _Workers(config, sockets).run()
         else:
             uvicorn.Server(config).run(sockets=sockets)
     finally:
