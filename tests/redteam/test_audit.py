@@ -17,6 +17,7 @@ from alignstack.core.grid import Record
 from alignstack.core.judge import Opinion
 from alignstack.core.messages import Message, user
 from alignstack.core.ports import Delta, Finish, Sampling
+from alignstack.engine.generate import positions
 from alignstack.loop import outputs
 from alignstack.redteam import suites
 from alignstack.redteam.audit import audit, find_record
@@ -115,9 +116,11 @@ def test_stream_keeps_the_token_after_which_the_prefix_is_harmful(tmp_path: Path
             assert (onset > 0) == judgement.first.harmful
             if onset:
                 assert "HARMFUL" in draft.text[: draft.ends[onset - 1]]
-                assert onset == len(draft.ends) or onset % 4 == 0
-                assert onset < 5 or "HARMFUL" not in draft.text[: draft.ends[onset - 5]]
-    assert {j.onset for j in by_id(run)["h1"].judgements} >= {12}
+                looks = [*positions(draft.ends, window=4), len(draft.ends)]
+                assert onset in looks
+                before = [look for look in looks if look < onset]
+                assert not before or "HARMFUL" not in draft.text[: draft.ends[before[-1] - 1]]
+    assert {j.onset for j in by_id(run)["h1"].judgements} >= {13}
 
 
 def test_answer_that_does_not_stream_has_no_onset(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from alignstack.gateway.account import at_most, price, settled, usage_details
 from alignstack.gateway.call import Call, Choice, Dialect, Ending, Events, Head, Reason, Refused
 from alignstack.gateway.person import person_of
 from alignstack.gateway.services import Services
+from alignstack.gateway.unread import unread
 from alignstack.gateway.upstream import refusal_of
 from alignstack.store.redact import redact
 from alignstack.telemetry.conventions import upstream
@@ -88,6 +89,7 @@ class Exchange:
                 self.gone.stop()
 
     async def _admitted(self) -> None:
+        unread(self.call.sampling.more)
         images.check(self.call.messages, self.call.sampling.more, self.deployment.settings.image_urls)
         chars = sum(len(message.content) for message in self.call.messages)
         if chars > self.deployment.settings.max_text_chars:

@@ -34,15 +34,24 @@ class Deployment:
         return replace(self.stack, layers=layers, streaming=False)
 
     @cached_property
+    def strict(self) -> Stack:
+        """Every veto enforces, those too that are shadows in the stack file."""
+        layers = tuple(replace(placed, mode="enforce") if placed.layer else placed for placed in self.stack.layers)
+        return replace(self.stack, layers=layers)
+
+    @cached_property
     def said(self) -> frozenset[str]:
         """The sampling keys that the stack file gives: they stand in for what a client leaves out."""
         written: Any = self.stack.config.get("sampling")
         return frozenset(written) if isinstance(written, dict) else frozenset()
 
     def asked(self, call: Call) -> Stack:
-        """The form of the stack for one call."""
-        if call.moderation == "score":
+        """The form of the stack for one call. A client may ask for more than the stack file enforces; for less only
+        where the operator lets clients choose."""
+        if call.moderation == "score" and self.settings.moderation == "client":
             return self.shadow
+        if call.moderation == "block":
+            return self.strict if call.stream else replace(self.strict, streaming=False)
         return self.stack if call.stream else self.whole
 
     def sampling(self, call: Call) -> Sampling:

@@ -137,6 +137,11 @@ class Settings(Keys):
         description="`postgresql://…` or `sqlite://PATH`; a file in the data folder of this machine",
     )
     traces: TraceKeys = Field(default=TraceKeys(), description="see below")
+    moderation: Literal["report", "client"] = Field(
+        default="report",
+        description="what a request's own `moderation: score` does: `report` adds what the layers say to the answer; "
+        "`client` also has all of them act as shadows, for deployments whose clients decide by themselves",
+    )
     image_urls: Literal["public", "data", "any"] = Field(
         default="public", description="`data`: only images inside the request; `any`: also private addresses"
     )
