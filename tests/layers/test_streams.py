@@ -1,6 +1,7 @@
 """On a running stream layers read what is new, with its context; all looks together cost no more than the length."""
 
 import base64
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -150,3 +151,12 @@ async def test_layers_that_look_at_the_same_text_share_its_readings(monkeypatch:
 
 def test_both_can_begin_in_the_task_of_the_engine() -> None:
     assert words("x").info.quick and scores().info.quick
+
+
+async def test_only_long_texts_are_read_in_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(core_layer, "readings", lambda text: threads.append(threading.get_ident()) or readings(text))
+    for layer in (words("kumquat"), scores()):
+        for times, here in ((10, True), (100, False)):
+            await layer.check(View(phase="output", messages=user("hi"), draft=CALM * times))
+            assert (threads.pop() == threading.get_ident()) is here

@@ -54,6 +54,7 @@ class SystemPrompt:
             kind="modifier",
             version=digest("system_prompt", self._text),
             scope=Scope(hazards=hazards),
+            quick=True,
         )
 
     async def check(self, view: View) -> Verdict:
