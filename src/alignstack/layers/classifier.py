@@ -40,8 +40,8 @@ MAX_CHARS = 65_536
 FORMAT = 2
 """Of the weights file; raised whenever the features change, since old weights mean nothing to new features."""
 LONG = 5_000
-"""Characters from which scoring runs in a thread, so that other requests are served meanwhile: from here on odd texts take a
-millisecond."""
+"""Characters from which scoring runs in a thread, so that other requests are served meanwhile: from here on odd
+texts take a millisecond."""
 
 LONG_TEXT = 400
 """Characters from which sentences are judged one by one too: harmless padding would hide a request otherwise."""

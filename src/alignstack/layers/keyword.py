@@ -27,8 +27,8 @@ PHASES: tuple[Phase, ...] = ("request", "tool_call", "tool_result", "output")
 MAX_SPANS = 32
 """More matches than this are not listed."""
 LONG = 5_000
-"""Characters from which the search runs in a thread, so that other requests are served meanwhile: from here on odd texts
-take a millisecond."""
+"""Characters from which the search runs in a thread, so that other requests are served meanwhile: from here on odd
+texts take a millisecond."""
 ESCAPED = 10
 """Characters that stand for one at most, in an encoding that comes in one piece: `&#1114111;`."""
 
