@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from alignstack.cli import cli
 from alignstack.engine import keys, registry
+from alignstack.gateway import settings as gateway
 
 CLI = """# Command line
 
@@ -69,6 +70,13 @@ def stack_page() -> str:
         ("Keys of every layer", keys.LayerKeys),
         ("Keys of every model", keys.ModelKeys),
         ("Keys of every judge", keys.JudgeKeys),
+        ("`serve`: the gateway", gateway.Settings),
+        ("`serve.limits`", gateway.LimitKeys),
+        ("`serve.person_limits`", gateway.PersonLimitKeys),
+        ("`serve.traces`", gateway.TraceKeys),
+        ("`serve.abuse`", gateway.AbuseKeys),
+        ("`serve.abuse.actions`", gateway.ActionKeys),
+        ("`serve.telemetry`", gateway.TelemetryKeys),
     ]
     parts = [STACK, *(f"\n## {title}\n\n{settings(model)}" for title, model in common)]
     return "".join([*parts, *(group_section(group) for group in registry.GROUPS)])

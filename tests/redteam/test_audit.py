@@ -185,7 +185,7 @@ def test_interrupt_leaves_whole_records_and_a_run_that_can_be_resumed(tmp_path: 
 
 
 def test_disk_that_is_full_ends_the_audit_and_what_was_finished_is_kept(tmp_path: Path) -> None:
-    full = audit_elsewhere(tmp_path, "--disk", "70000")
+    full = audit_elsewhere(tmp_path, "--disk", "130000")
     assert full.returncode == 1
     assert full.stderr.rstrip().splitlines()[-1].endswith("File too large; `--resume` goes on")
     kept = Run(tmp_path / "run").done()
