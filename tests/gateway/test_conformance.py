@@ -58,6 +58,7 @@ async def gateways(server: Upstream, plugin: None, tmp_path_factory: pytest.Temp
         "openai": stack(same + "}"),
         "racing": stack(same + "}", "race: true"),
         "error": stack(same + "}", "on_block: error"),
+        "choosing": stack(same + "}", "serve: {moderation: client}"),
         "impatient": stack(same + ", timeout_s: 0.4}"),
         "dead": stack(f"{{use: openai_http, base_url: 'http://127.0.0.1:{dead}/v1', model: tiny, max_retries: 0}}"),
     }
@@ -278,6 +279,8 @@ def check_settled(case: Case, seen: Seen, settled: Settled) -> None:
     assert settled.layer == (next(iter(case.said)) if case.status in ("blocked", "cut") else "")
     if case.status in ("delivered", "refused"):
         assert seen.read.usage == (ASKED, len(pieces(case))) == (settled.input_tokens, settled.output_tokens)
+    if case.status == "cut" or (case.status == "unavailable" and seen.read.text):
+        assert settled.input_tokens > 0 and settled.output_tokens > 0
     if case.status == "blocked" and seen.status == 200:
         assert seen.read.usage == (0, 0)
 
@@ -372,7 +375,8 @@ async def check_abandoned(at: Deployed, tag: str, trace_id: str) -> None:
     async with asyncio.timeout(SOON):
         await asked.gone.wait()
     trace_id = await at.newest(trace_id)
-    assert (await at.settled(trace_id)).status == "abandoned"
+    settled = await at.settled(trace_id)
+    assert (settled.status, settled.input_tokens > 0) == ("abandoned", True)
     trace = await at.trace(trace_id)
     assert trace.outcome is not None and trace.generation is not None
     assert (trace.outcome.status, trace.generation.finish) == ("abandoned", "cancelled")
@@ -573,24 +577,33 @@ async def test_a_busy_model_server_says_when_to_come_back(gateways: Gateways) ->
 # ---------------------------------------------------------------- moderation
 
 
+MODERATED: dict[str, tuple[str, str, str, str]] = {
+    "score, enforced": ("openai", "score", "bread bomb", "in1"),
+    "score, where clients choose": ("choosing", "score", "bread bomb", ""),
+    "block": ("openai", "block", "bread bomb", "in1"),
+    "block, by a shadow": ("openai", "block", "bread", "watch"),
+}
+"""Gateway, mode, prompt, and who blocks."""
+
+
 @STREAM
 @pytest.mark.parametrize("route", ["chat", "responses"])
-@pytest.mark.parametrize("mode", ["score", "block"])
-async def test_moderation_on_request(gateways: Gateways, route: str, stream: bool, mode: str) -> None:
-    at = gateways["openai"]
+@pytest.mark.parametrize("name", MODERATED)
+async def test_moderation_on_request(gateways: Gateways, name: str, route: str, stream: bool) -> None:
+    gateway, mode, prompt, blocker = MODERATED[name]
+    at = gateways[gateway]
     moderation = {"model": "any", "policy": {"input": {"mode": mode}, "output": {"mode": mode}}}
-    asked = body(route, "bread bomb", stream=stream)
-    seen = await at.clients.by_sdk(route, {**asked, "extra_body": {"moderation": moderation}})
-    report = moderation_of(route, seen)
-    judged = report["input"]["results"][0] if route == "chat" else report["input"]
-    assert judged["flagged"] is True
-    settled = await at.settled(seen.id)
-    if mode == "block":
-        assert (seen.read.text, settled.status, settled.layer) == (REFUSAL, "blocked", "in1")
-        assert report["output"]["type"] == "error"  # nobody looked
-    else:
-        assert (seen.read.text, settled.status) == ("".join(SCRIPTS["bread"].read), "delivered")
-        assert {event.mode for event in (await at.trace(seen.id)).layer_events if event.layer in REQUEST} == {"shadow"}
+    asked = {**body(route, prompt, stream=stream), "extra_body": {"moderation": moderation}}
+    seen = await at.clients.by_sdk(route, asked)
+    settled, report = await at.settled(seen.id), moderation_of(route, seen)
+    assert settled.layer == blocker
+    assert (seen.read.ending, settled.status == "delivered") == (
+        ("content_filter", False) if blocker else ("stop", True)
+    )
+    stage = report["output" if blocker == "watch" else "input"]
+    assert (stage["results"][0] if route == "chat" else stage)["flagged"] is True
+    if blocker == "in1":
+        assert (seen.read.text, report["output"]["type"]) == (REFUSAL, "error")  # nobody looked at an output
 
 
 def moderation_of(route: str, seen: Seen) -> dict[str, Any]:

@@ -33,22 +33,33 @@ def at_most(messages: Conversation, sampling: Sampling, n: int) -> tuple[int, in
     return asked * n, (sampling.max_tokens or ANSWER) * n
 
 
-def settled(traces: Sequence[Trace], *, now: float, seconds: float) -> Settled:
-    """One ledger entry for all answers to one request."""
-    said = [event for trace in traces for event in trace.events if isinstance(event, ModelEvent)]
+def settled(traces: Sequence[Trace], *, asked: int, model: object, now: float, seconds: float) -> Settled:
+    """One ledger entry for all answers to one request. `asked`: an estimate of the input tokens of one, for those that
+    were broken off before the model server said."""
+    said = [
+        _counted(event, asked, model) for trace in traces for event in trace.events if isinstance(event, ModelEvent)
+    ]
     statuses = [status(trace) for trace in traces]
     blocker = next((event for trace in traces for event in blockers(trace)), None)
     return Settled(
         id=traces[0].id,
         at=now,
         status=min(statuses, key=WORST.index),
-        input_tokens=sum(event.input_tokens for event in said),
-        output_tokens=sum(event.output_tokens for event in said),
-        usd=sum(event.cost for event in said) + sum(_check_cost(trace) for trace in traces),
+        input_tokens=sum(counts[0] for counts in said),
+        output_tokens=sum(counts[1] for counts in said),
+        usd=sum(counts[2] for counts in said) + sum(_check_cost(trace) for trace in traces),
         layer=blocker.layer if blocker else "",
         hazard=(blocker.verdict.hazard or "") if isinstance(blocker, LayerEvent) else "",
         seconds=seconds,
     )
+
+
+def _counted(event: ModelEvent, asked: int, model: object) -> tuple[int, int, float]:
+    """Input tokens, output tokens, US dollars. Whoever leaves before the end has used the model all the same."""
+    broken_off = event.finish == "cancelled" or (event.finish == "unavailable" and event.text)
+    if not broken_off or event.input_tokens:
+        return event.input_tokens, event.output_tokens, event.cost
+    return asked, event.output_tokens, price(model, asked, event.output_tokens)
 
 
 def _check_cost(trace: Trace) -> float:

@@ -247,7 +247,13 @@ class Exchange:
         traces = [serving.trace for serving in self.servings]
         for trace in traces:
             self._keep(trace)
-        entry = settled(traces, now=self.clock.now(), seconds=self.clock.tick() - self.tick)
+        entry = settled(
+            traces,
+            asked=self.tokens[0] // self.call.n,
+            model=self.stack.model,
+            now=self.clock.now(),
+            seconds=self.clock.tick() - self.tick,
+        )
         self.services.metrics.observe(
             traces[0], route=self.dialect.name, status=entry.status, first_token_s=self.first_token_s
         )
