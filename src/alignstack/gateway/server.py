@@ -54,8 +54,10 @@ EXPIRY_S = 600.0
 log = logging.getLogger("alignstack.gateway")
 
 
-def serve(stack_file: Path | None, *, host: str, port: int, workers: int, listening: Callable[[str], None]) -> None:
-    """Runs until it is told to stop; `listening` is told where. Raises ConfigError before anything listens, for a stack
+def serve(
+    stack_file: Path | None, *, host: str, port: int, workers: int, listening: Callable[[str, str], None]
+) -> None:
+    """Runs until it is told to stop; `listening` is told the address and the stack. Raises ConfigError before anything listens, for a stack
     file with errors and for an address that others could reach without a key."""
     deployment = load(stack_file)
     configure(deployment.settings.log)
@@ -82,7 +84,7 @@ def serve(stack_file: Path | None, *, host: str, port: int, workers: int, listen
     )
     sockets = [_bound(config)]
     shown = f"[{host}]" if ":" in host else host
-    listening(f"serving {deployment.stack.source} on http://{shown}:{sockets[0].getsockname()[1]}/v1")
+    listening(f"http://{shown}:{sockets[0].getsockname()[1]}/v1", deployment.stack.source)
     try:
         if workers > 1:
             with tempfile.TemporaryDirectory(prefix="alignstack-metrics-") as folder:
