@@ -57,8 +57,8 @@ log = logging.getLogger("alignstack.gateway")
 def serve(
     stack_file: Path | None, *, host: str, port: int, workers: int, listening: Callable[[str, str], None]
 ) -> None:
-    """Runs until it is told to stop; `listening` is told the address and the stack. Raises ConfigError before anything listens, for a stack
-    file with errors and for an address that others could reach without a key."""
+    """Runs until it is told to stop; `listening` is told the address and the stack. Raises ConfigError before anything
+    listens, for a stack file with errors and for an address that others could reach without a key."""
     deployment = load(stack_file)
     configure(deployment.settings.log)
     check_bind(host, keys=KeyRing(SqliteKeys(), SystemClock()).any)
@@ -104,6 +104,7 @@ def _bound(config: uvicorn.Config) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((config.host, config.port))
+        listener.listen(config.backlog)  # from now on clients wait, and are not turned away, while workers start
     except OSError as error:
         listener.close()
         what = f"cannot listen on {config.host}:{config.port}: {error.strerror}; choose another --port or --host"
