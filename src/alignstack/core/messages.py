@@ -64,7 +64,10 @@ def digest(*parts: object) -> str:
     """SHA-256 (64 hex digits) of the exact JSON of `parts`; conversations are hashed by role, content and whatever else
     travels with a turn."""
     plain = [[_plain(m) for m in p] if _is_conversation(p) else p for p in parts]
-    return hashlib.sha256(json.dumps(plain, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_encode(plain).encode()).hexdigest()
+
+
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 
 def _plain(message: Message) -> list[object]:

@@ -5,13 +5,14 @@ file with an error changes nothing. SIGTERM stops taking requests and lets runni
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -48,6 +49,10 @@ RESTART = frozenset({"storage", "ledger", "telemetry", "head_seconds", "drain_se
 """Settings that a reload does not reach."""
 BACKGROUND_S = 5.0
 """That work nobody waits for may go on when the gateway stops; chosen by hand."""
+GARBAGE = 20_000
+"""New objects between two runs of the garbage collector; Python's own 700 is for short scripts. Chosen by hand."""
+ACCOUNT_S = 5.0
+"""For requests that are stopped to be written down; chosen by hand."""
 EXPIRY_S = 600.0
 """Between two looks for traces that are too old; chosen by hand."""
 
@@ -91,7 +96,7 @@ def serve(
                 os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
                 _Workers(config, sockets).run()
         else:
-            uvicorn.Server(config).run(sockets=sockets)
+            _Alone(config).run(sockets=sockets)
     finally:
         for opened in sockets:
             opened.close()
@@ -113,6 +118,16 @@ def _bound(config: uvicorn.Config) -> socket.socket:
     return listener
 
 
+class _Alone(uvicorn.Server):
+    """Having ended in good order is no failure, whatever signal asked for it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+
 class _Workers(Multiprocess):
     """uvicorn's own supervisor, which starts a killed worker again. SIGHUP goes on to the workers, which reload."""
 
@@ -121,6 +136,12 @@ class _Workers(Multiprocess):
         super().keep_subprocess_alive()
         for pid in before - {worker.process.pid for worker in self.processes}:
             forget(pid or 0)
+
+    def terminate_all(self) -> None:
+        """While any process holds the listening socket, the system takes connections that nobody will serve."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
 
     def handle_hup(self) -> None:
         for worker in self.processes:
@@ -141,10 +162,20 @@ class Worker:
     def __init__(self, stack_file: Path | None) -> None:
         self.stack_file = stack_file
         self.gateway = Gateway()
+        self.requests = 0
+        """Under way."""
+        self.idle = asyncio.Event()
+        """A request was the last one under way."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self.gateway(scope, receive, send)
+            self.requests += 1
+            try:
+                await self.gateway(scope, receive, send)
+            finally:
+                self.requests -= 1
+                if not self.requests:
+                    self.idle.set()
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
 
@@ -158,11 +189,21 @@ class Worker:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload_soon)
+        _settle_memory()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.gateway.services.draining = True
+        await self._accounted()
         await opened.__aexit__(None, None, None)
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _accounted(self) -> None:
+        """Requests that did not end in time have been cancelled; what they used is still to be written down."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ACCOUNT_S):
+                while self.requests:
+                    self.idle.clear()
+                    await self.idle.wait()
 
     def reload_soon(self) -> None:
         """What SIGHUP asks for."""
@@ -183,6 +224,14 @@ class Worker:
         held.adopt(deployment)
         held.metrics.reloaded(ok=True)
         log.warning("serving stack %s", deployment.stack.fingerprint[:12])
+
+
+def _settle_memory() -> None:
+    """What has been loaded stays for good: the garbage collector need not look at it again and again. A request makes
+    some hundred objects and no cycles, so it may look less often too; both together save a tenth of its CPU."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, 20, 20)
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _SAME = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u00b4": "'", "`": "'", "\u201c": '"',
                        "\u201d": '"', "\u2026": "...", "\u2013": "-", "\u2014": "-", "\u2010": "-",
@@ -29,4 +30,9 @@ OPENINGS = (
 def opens_with(text: str, openings: tuple[str, ...]) -> bool:
     """`text` is plain; case, and quotes or signs before the first word, do not count."""
     start = re.sub(r"^[^\w]+", "", text.casefold())
-    return any(start.startswith(opening.casefold()) for opening in openings)
+    return start.startswith(_folded(openings))
+
+
+@lru_cache(maxsize=16)
+def _folded(openings: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(opening.casefold() for opening in openings)
