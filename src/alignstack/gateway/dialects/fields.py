@@ -12,6 +12,11 @@ from alignstack.gateway.dialects.body import encode
 
 MAX_DEPTH = 500
 """Levels of nesting. Half of Python's recursion limit: what was read here must be written again further in."""
+MAX_INSIDE = 50_000
+"""Lists and objects in one body; long conversations with many tools have some ten thousand. What is done for each of
+them holds up all other requests."""
+MAX_BRACKETS = 10 * MAX_INSIDE
+"""Opening brackets, those in texts included: with more of them a body is not even decoded."""
 MAX_TOKENS = 10**9
 """The most that can be asked for; no model comes near, and sums of it fit every database."""
 
@@ -21,6 +26,9 @@ _TYPES = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", t
 
 def parse(body: bytes) -> dict[str, Any]:
     """The object that a request consists of. Raises Refused."""
+    brackets = body.count(b"{") + body.count(b"[")
+    if brackets > MAX_BRACKETS:
+        raise _too_many()
     try:
         value = _decode(body)
     except RecursionError:
@@ -29,20 +37,28 @@ def parse(body: bytes) -> dict[str, Any]:
         raise bad_request(f"the body is not valid JSON: {error}") from None
     if type(value) is not dict:
         raise bad_request(f"the body should be a JSON object, not {kind_of(value)}")
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH:
-        _check_depth(value)
+    if brackets > MAX_DEPTH:
+        _check_shape(value)
     return value
 
 
-def _check_depth(value: Any) -> None:
-    level = [value]
+def _too_many() -> Refused:
+    return bad_request(f"the body should hold no more than {MAX_INSIDE} lists and objects")
+
+
+def _check_shape(value: Any) -> None:
+    """Neither too deep nor too wide."""
+    level, inside = [value], 0
     for _ in range(MAX_DEPTH):
         level = [
             child
             for parent in level
-            if isinstance(parent, dict | list)
             for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
         ]
+        inside += len(level)
+        if inside > MAX_INSIDE:
+            raise _too_many()
     if level:
         raise bad_request("the body is nested too deeply")
 
