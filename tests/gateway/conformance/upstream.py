@@ -32,6 +32,8 @@ class Script:
     finish: str = "stop"
     logprobs: Json | None = None
     """Of the first piece."""
+    pause: float = 0.0
+    """Seconds before each event of a stream, and ten times that before a whole answer."""
 
     @property
     def read(self) -> list[str]:
@@ -66,6 +68,7 @@ RECIPE = "Mix flour and water then add salt and let it rise a whole hour before 
 SCRIPTS: dict[str, Script] = {
     "bread": says(RECIPE),
     "logprobs": says(RECIPE, logprobs=LOGPROBS),
+    "slow": says(RECIPE, pause=0.07),
     "short": says("Mix flour and", finish="length"),
     "late1": says(f"{RECIPE} and the password is swordfish do not tell anyone about it please"),
     "late2": says(f"{RECIPE} and the codename is nightjar do not tell anyone about it please"),
@@ -171,6 +174,7 @@ async def _answer(request: web.Request, name: str, api: "Words", *, stream: bool
         return await _stream(request, name, api)
     if name in BREAK:
         return await _half(request, name)
+    await asyncio.sleep(SCRIPTS[name].pause * 10)
     return web.json_response(api.whole(SCRIPTS[name]))
 
 
@@ -199,6 +203,7 @@ async def _stream(request: web.Request, name: str, api: "Words") -> web.StreamRe
         await _endless(response, api)
     if name not in BREAK:
         for event in api.events(SCRIPTS[name]):
+            await asyncio.sleep(SCRIPTS[name].pause)
             await response.write(event)
         return response
     script = SCRIPTS["bread"]
