@@ -7,11 +7,13 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
 from alignstack.core.errors import Unavailable
@@ -22,7 +24,7 @@ from alignstack.core.verdict import Verdict
 from alignstack.gateway.app import _place
 from alignstack.store.keys import SqliteKeys
 from tests.gateway.running import Running, gateway
-from tests.models.servers import head, raw_server
+from tests.models.servers import head, raw_server, server
 
 PATIENCE_S = 30.0
 SECRET = "sk-proj-0123456789abcdefghijABCDEFGHIJ"
@@ -30,6 +32,9 @@ HEADERS = {
     "date", "server", "content-type", "content-length", "x-request-id", "cache-control", "transfer-encoding", "allow",
     "retry-after", "www-authenticate", "connection",
 }  # fmt: skip
+ASK = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
+SHOWN = {400: 400, 401: 502, 403: 502, 404: 400, 429: 429, 500: 502, 503: 503}
+"""What clients are shown of a model server's status."""
 HOSTILE = [
     "a\r\nX-Evil: 1",
     "a\nX-Evil: 1",
@@ -69,6 +74,11 @@ def bodies(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "/v1/moderations", {"model": text, "input": text}
 
 
+def asking(path: str, text: str, *, stream: bool = False) -> dict[str, Any]:
+    asked = {"input": text} if path.endswith("responses") else {"messages": [{"role": "user", "content": text}]}
+    return {**asked, "stream": stream, **({"max_tokens": 9} if path.endswith("messages") else {})}
+
+
 async def head_of(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> dict[str, str]:
     async with session.post(url, json=body) as answer:
         assert answer.status < 500
@@ -76,14 +86,13 @@ async def head_of(session: aiohttp.ClientSession, url: str, body: dict[str, Any]
         return {name.lower(): value for name, value in answer.headers.items()}
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-async def test_texts_of_clients_and_models_reach_no_header(tmp_path: Path, text: str, stream: bool) -> None:
+async def test_texts_of_clients_and_models_reach_no_header(tmp_path: Path) -> None:
     async with gateway(tmp_path, STACK) as running, aiohttp.ClientSession() as session:
-        for path, body in bodies(text):
-            found = await head_of(session, running.url + path, {**body, "stream": stream})
-            assert set(found) <= HEADERS
-            assert re.fullmatch("[0-9a-f]{32}", found["x-request-id"])
+        for text, stream in product(HOSTILE, (False, True)):
+            for path, body in bodies(text):
+                found = await head_of(session, running.url + path, {**body, "stream": stream})
+                assert set(found) <= HEADERS
+                assert re.fullmatch("[0-9a-f]{32}", found["x-request-id"])
 
 
 async def test_model_servers_are_sent_the_same_head_whatever_the_client_says(tmp_path: Path) -> None:
@@ -275,56 +284,50 @@ SERVERS = {
 }
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 503])
-@pytest.mark.parametrize("case", SERVERS)
 async def test_model_servers_may_quote_the_key_but_not_to_clients(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, case: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(SERVERS[case])}\r\nRetry-After: 7\r\nX-Evil: 1\r\n\r\n"
-    async with raw_server(head.encode() + SERVERS[case]) as url:
+
+    async def answer(request: web.Request) -> web.Response:
+        status, case = (await request.json())["messages"][-1]["content"].split(" ", 1)
+        headers = {"retry-after": "7", "x-evil": "1", "content-type": "application/json"}
+        return web.Response(status=int(status), body=SERVERS[case], headers=headers)
+
+    async with server(answer) as url:
         model = f"{{use: openai_http, base_url: '{url}', model: tiny, api_key: '{SECRET}', max_retries: 0}}"
         async with gateway(tmp_path, f"model: {model}\nlayers: []\n") as running, aiohttp.ClientSession() as session:
-            for path, body in list(bodies("hi"))[:3]:
-                async with session.post(running.url + path, json=body) as answer:
-                    said = str(answer.headers) + await answer.text()
-                assert answer.status == {400: 400, 404: 400, 429: 429, 503: 503}.get(status, 502)
-                assert set(map(str.lower, answer.headers)) <= HEADERS
+            for path, status, case in product(ASK, SHOWN, SERVERS):
+                async with session.post(running.url + path, json=asking(path, f"{status} {case}")) as found:
+                    said = str(found.headers) + await found.text()
+                assert found.status == SHOWN[status]
+                assert set(map(str.lower, found.headers)) <= HEADERS
                 assert SECRET not in said and url.partition("/v1")[0] not in said
             kept = repr(await running.traces())
+    assert len(kept) > 1000
     assert SECRET not in kept and SECRET not in caplog.text
 
 
 # Time
 
 
-def blocked(path: str, text: str, stream: bool) -> dict[str, Any]:
-    turns = {"input": text} if path.endswith("responses") else {"messages": [{"role": "user", "content": text}]}
-    more = {"max_tokens": 9} if path.endswith("messages") else {}
-    return {**turns, **more, "stream": stream}
-
-
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
 @pytest.mark.parametrize("on_block", ["refusal", "error"])
-async def test_a_block_tells_neither_by_its_time_nor_by_its_shape_who_blocked(
-    tmp_path: Path, path: str, on_block: str
-) -> None:
-    stack = STACK.replace("fine", "malware") + f"on_block: {on_block}\nserve: {{block_seconds: 0.3}}\n"
+async def test_a_block_tells_neither_by_its_time_nor_by_its_shape_who_blocked(tmp_path: Path, on_block: str) -> None:
+    stack = STACK.replace("fine", "malware") + f"on_block: {on_block}\nserve: {{block_seconds: 0.1}}\n"
     async with gateway(tmp_path, stack) as running, aiohttp.ClientSession() as session:
-        for stream in (False, True):
+        for path, stream in product(ASK, (False, True)):
             seen = set()
             for text in ("phishing", "harmless"):
                 begun = time.monotonic()
-                async with session.post(running.url + path, json=blocked(path, text, stream)) as answer:
+                async with session.post(running.url + path, json=asking(path, text, stream=stream)) as answer:
                     said = await answer.text()
-                assert time.monotonic() - begun >= 0.29
+                assert time.monotonic() - begun >= 0.09
                 names = frozenset(map(str.lower, answer.headers))
-                plain = re.sub(r"[0-9a-f]{32}|\"created(_at)?\":\d+", "", said)
-                seen.add((answer.status, names, plain))
+                seen.add((answer.status, names, re.sub(r"[0-9a-f]{32}|\"created(_at)?\":\d+", "", said)))
             assert len(seen) == 1
 
 
-MANY = 5 * 2**20
+MANY = 2 * 2**20
 BOMBS: dict[str, bytes] = {
     "open brackets": b"[" * MANY,
     "open objects": b'{"a":' * (MANY // 5),
