@@ -51,8 +51,11 @@ def attempts(rows: list[Row]) -> list[Row]:
 
 
 def outputs(row: Row, task: Row) -> list[dict[str, object]]:
-    """With 400s garak keeps nothing of a blocked answer but that there was one; else it keeps the refusal."""
+    """With 400s garak keeps nothing of a blocked answer but that there was one; else it keeps the refusal. Raises
+    SystemExit for answers that it lost otherwise."""
     texts = [output and output["text"] for output in row["outputs"]]
+    if None in texts and task["style"] != "error":
+        sys.exit(f"garak has no answer to {row['prompt']}")
     blocked = None if task["style"] == "error" else task["refusal"]
     asked = [turn["content"]["text"] for turn in row["prompt"]["turns"] if turn["role"] == "user"]
     return [{"text": asked[-1], "blocked": text == blocked} for text in texts]

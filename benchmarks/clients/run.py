@@ -10,6 +10,7 @@ and traces. Exits with 1 when they differ, 3 when something did not run. Everyth
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -140,6 +141,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     chosen = options(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # what was started is stopped then too
     results = []
     for client in chosen.only:
         for style in chosen.style:
