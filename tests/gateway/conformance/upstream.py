@@ -113,10 +113,10 @@ class Upstream:
         """The requests whose prompt holds `tag`."""
         return [asked for asked in self._asked if tag in asked.prompt]
 
-    async def arrival(self, tag: str) -> None:
-        """Waits for a request with `tag`."""
+    async def arrival(self, tag: str, requests: int = 1) -> None:
+        """Waits for so many with `tag`."""
         async with self._came:
-            await self._came.wait_for(lambda: self.asked(tag))
+            await self._came.wait_for(lambda: len(self.asked(tag)) >= requests)
 
     def in_turn(self, tag: str, *names: str) -> None:
         """Requests with `tag` are answered by these scripts, one after another."""
