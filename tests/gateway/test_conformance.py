@@ -58,6 +58,9 @@ async def gateways(server: Upstream, plugin: None, tmp_path_factory: pytest.Temp
         "openai": stack(same + "}"),
         "racing": stack(same + "}", "race: true"),
         "error": stack(same + "}", "on_block: error"),
+        "thoughtful": stack(same + "}", seconds=0.01),
+        "racing, thoughtful": stack(same + "}", "race: true", seconds=0.01),
+        "steady": stack(same + "}", "serve: {block_seconds: 0.3}"),
         "choosing": stack(same + "}", "serve: {moderation: client}"),
         "impatient": stack(same + ", timeout_s: 0.4}"),
         "dead": stack(f"{{use: openai_http, base_url: 'http://127.0.0.1:{dead}/v1', model: tiny, max_retries: 0}}"),
@@ -285,6 +288,31 @@ def check_settled(case: Case, seen: Seen, settled: Settled) -> None:
         assert seen.read.usage == (0, 0)
 
 
+IN_THEIR_OWN_TIME = (
+    "allow", "input block", "output block", "output block, first word", "tool call, blocked",
+    "input layer error, closed", "input layer error, open", "output layer error, closed", "output layer error, open",
+    "upstream error in mid-answer",
+)  # fmt: skip
+
+
+@STREAM
+@ROUTE
+@pytest.mark.parametrize("gateway", ["thoughtful", "racing, thoughtful"])
+@pytest.mark.parametrize("name", IN_THEIR_OWN_TIME)
+async def test_layers_that_take_their_time_let_no_more_out(
+    gateways: Gateways, name: str, route: str, stream: bool, gateway: str
+) -> None:
+    """Answers are the same; who else had looked before one of them blocked is chance."""
+    case, at = CASES[name][stream], gateways[gateway]
+    seen = await at.clients.by_hand(route, body(route, case.prompt, stream=stream))
+    trace, settled = await at.trace(seen.id), await at.settled(seen.id)
+    check_seen(case, route, seen, trace)
+    assert settled.status == case.status
+    check_delivered(replace(case, script=case.script or case.prompt.split()[0]), trace)
+    said = verdicts(trace, NAMES)
+    assert {name: said[name] for name in case.said} == case.said
+
+
 # ---------------------------------------------------------------- what a block looks like
 
 AT_ONCE = ("bread bomb", "bread malware", "bread crash", "early1", "early2")
@@ -327,6 +355,15 @@ async def test_a_request_layer_that_blocks_while_the_model_speaks_lets_nothing_o
     seen = await at.clients.by_sdk(route, body(route, "bread", stream=stream))
     assert seen.read.text == "".join(SCRIPTS["bread"].read)
     check_layers(CASES["allow"][stream], await at.trace(seen.id))
+
+
+@STREAM
+@pytest.mark.parametrize("prompt", ["bread bomb", "early1"])
+async def test_time_does_not_tell_who_blocked_either(gateways: Gateways, prompt: str, stream: bool) -> None:
+    start = asyncio.get_running_loop().time()
+    seen = await gateways["steady"].clients.by_hand("chat", body("chat", prompt, stream=stream))
+    assert seen.read.text == REFUSAL
+    assert asyncio.get_running_loop().time() - start >= 0.3
 
 
 # ---------------------------------------------------------------- clients that go away

@@ -1,5 +1,6 @@
 """A layer that crashes on demand, installed as a plugin."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ class BrittleConfig(BaseModel):
 
     word: str
     """Crashes where it occurs."""
+    seconds: float = 0.0
+    """That a look takes; 0: the engine may ask it in its own task."""
 
 
 class Brittle:
@@ -24,12 +27,15 @@ class Brittle:
     Config = BrittleConfig
 
     def __init__(self, config: BrittleConfig, *, name: str, phase: Phase | None, **others: Any) -> None:
-        self._word = config.word
+        self._word, self._seconds = config.word, config.seconds
+        quick = not config.seconds
         self.info = LayerInfo(
-            name=name, use="brittle", phases=(phase or "request",), kind="veto", version=config.word, quick=True
+            name=name, use="brittle", phases=(phase or "request",), kind="veto", version=config.word, quick=quick
         )
 
     async def check(self, view: View) -> Verdict:
+        if self._seconds:
+            await asyncio.sleep(self._seconds)
         if self._word in view.text:
             raise RuntimeError("broken")
         return ALLOW

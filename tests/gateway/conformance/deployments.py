@@ -35,10 +35,10 @@ OUTPUT = ("out1", "out2", "out_closed", "out_open", "watch")
 NAMES = (*REQUEST, "system_prompt", *OUTPUT)
 
 
-def stack(model: str, *more: str) -> str:
-    """The text of a stack file with all the layers above."""
+def stack(model: str, *more: str, seconds: float = 0.0) -> str:
+    """The text of a stack file with all the layers above; those that may crash take so long for a look."""
     return "\n".join([f"model: {model}", f"refusal: {json.dumps(REFUSAL)}", "streaming: true", "window: 4",
-                      *more, LAYERS])  # fmt: skip
+                      *more, LAYERS.replace("use: brittle", f"use: brittle, seconds: {seconds}")])  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
