@@ -79,6 +79,11 @@ class Request:
             raise Refused(415, what, kind="invalid_request_error", code="unsupported_encoding") from None
 
     async def sending(self, message: MutableMapping[str, Any]) -> None:
+        if not self.started and self.settings.allowed_origins:
+            message = {
+                **message,
+                "headers": [*message["headers"], *access.sharing(self.scope, self.settings.allowed_origins)],
+            }
         self.started = True
         await self.send(message)
 
@@ -135,6 +140,9 @@ class Gateway:
             await self._fault(request, error)
 
     async def _handle(self, request: Request) -> None:
+        if request.method == "OPTIONS" and access.sharing(request.scope, request.settings.allowed_origins):
+            await respond(request.sending, 204, b"", access.PREFLIGHT)
+            return
         handlers = ROUTES.get(request.path) or (MODEL if request.path.startswith("/v1/models/") else None)
         if handlers is None:
             raise Refused(404, f"there is no {request.path[:100]!r} here", kind="not_found_error", code="unknown_url")
