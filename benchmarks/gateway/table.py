@@ -32,6 +32,15 @@ class Bar:
         pairs = [(mine[self.key], other[self.key]) for mine, other in zip(ours, others, strict=True)]
         return [mine - other if self.at_least is None else mine / other for mine, other in pairs]
 
+    def by_cpu(self, results: Results) -> str:
+        """The other's CPU time for an answer ÷ alignstack's: how many times as much a full core would do. Moves less
+        than the rate with what else the machine does."""
+        if self.at_least is None:
+            return ""
+        ours, others = results[self.scenario, "alignstack"], results[self.scenario, self.than]
+        pairs = zip(ours, others, strict=True)
+        return figure(statistics.median(other["cpu_ms"] / mine["cpu_ms"] for mine, other in pairs))
+
     def reached(self, value: float) -> bool:
         return value >= self.at_least if self.at_least is not None else value <= (self.at_most_more or 0)
 
@@ -74,29 +83,30 @@ def tables(scenarios: Sequence[Scenario], names: Sequence[str], results: Results
 
 
 def table(scenario: Scenario, names: Sequence[str], results: Results) -> str:
-    """Medians of the rounds; the last columns say how the rate compares with alignstack's, per round."""
+    """Medians of the rounds; the last columns say how alignstack's rate compares, per round, and its CPU time."""
     columns = {**COLUMNS[scenario.stream], **COMMON}
-    ratio = ("alignstack ÷ this", "range") if "alignstack" in names else ()
+    ratio = ("alignstack ÷ this", "range", "by cpu") if "alignstack" in names else ()
     rows = [(scenario.name, *columns.values(), *ratio)]
     for name in names:
         rounds = results[scenario.name, name]
         cells = [figure(statistics.median(one[key] for one in rounds)) for key in columns]
-        against = Bar(scenario=scenario.name, what="", than=name, at_least=1).values(results) if ratio else []
-        rows.append((name, *cells, *(spread(against) if ratio else ())))
+        rate = Bar(scenario=scenario.name, what="", than=name, at_least=1)
+        rows.append((name, *cells, *((*spread(rate.values(results)), rate.by_cpu(results)) if ratio else ())))
     return aligned(rows)
 
 
 def bars(names: Sequence[str], results: Results) -> tuple[str, bool]:
     """A table, and whether every bar between contestants that ran was reached."""
     asked = [bar for bar in BARS if {bar.than, "alignstack"} <= set(names) and (bar.scenario, bar.than) in results]
-    rows: list[Sequence[str]] = [("bar", "", "wanted", "median", "range", "")]
+    rows: list[Sequence[str]] = [("bar", "", "wanted", "median", "range", "by cpu", "")]
     reached = True
     for bar in asked:
         values = bar.values(results)
         good = bar.reached(statistics.median(values))
         reached &= good
         wanted = f"≥ {figure(bar.at_least)}" if bar.at_least is not None else f"≤ {figure(bar.at_most_more or 0)}"
-        rows.append((bar.scenario, bar.what, wanted, *spread(values), "reached" if good else "MISSED"))
+        verdict = "reached" if good else "MISSED"
+        rows.append((bar.scenario, bar.what, wanted, *spread(values), bar.by_cpu(results), verdict))
     return (aligned(rows) if asked else ""), reached
 
 
