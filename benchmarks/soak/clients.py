@@ -140,8 +140,10 @@ class Connection(asyncio.Protocol):
 class Crowd:
     """The clients of one run, and what they got."""
 
-    def __init__(self, port: int, seed: int) -> None:
-        self.port, self.seed = port, seed
+    def __init__(self, port: int, seed: int, *, pace: float = 1.0, without: Sequence[str] = ()) -> None:
+        """`without`: scripts that are not asked for. `pace` as in `upstream`."""
+        self.port, self.seed, self.pace = port, seed, pace
+        self.scripts = {name: share for name, share in SCRIPTS.items() if name not in without}
         self.got: list[Got] = []
         self.refused = 0
         """Connections that could not be made."""
@@ -217,27 +219,28 @@ class Crowd:
             got.how, got.problem = "malformed", str(error)
 
     def _ask(self, draw: Random, group: Group) -> Ask:
-        names = GOOD if group.steady else tuple(SCRIPTS)
-        (name,) = draw.choices(names, [SCRIPTS[name] for name in names])
+        names = GOOD if group.steady else tuple(self.scripts)
+        (name,) = draw.choices(names, [self.scripts[name] for name in names])
         route, stream = draw.choice(tuple(PATHS)), draw.random() < 0.6
-        kind, leaves = ("asks", None) if group.steady else _behaviour(draw, name)
+        kind: Kind = "asks" if group.steady else _kind(draw)
+        leaves = None if group.steady else _leaves(draw, name, stream, self.pace)
         script = Script(number=next(self.numbers), name=name, group=group.name)
         key = draw.randrange(len(group.secrets))
         return Ask(script=script, route=route, stream=stream, kind=kind, leaves=leaves, key=key)
 
 
-def _behaviour(draw: Random, name: str) -> tuple[Kind, float | None]:
-    """What else a client does."""
+def _kind(draw: Random) -> Kind:
     chance = draw.random()
-    kind: Kind = "asks"
     if chance < WRONG_SHARE:
-        kind = "wrong json" if chance < WRONG_SHARE / 2 else "wrong key"
-    elif chance < WRONG_SHARE + FORBIDDEN_SHARE:
-        kind = "forbidden"
-    leaves = None
-    if name == ENDLESS or draw.random() < LEAVING_SHARE:
-        leaves = 0 if draw.random() < 0.3 else draw.uniform(0.01, 3)
-    return kind, leaves
+        return "wrong json" if chance < WRONG_SHARE / 2 else "wrong key"
+    return "forbidden" if chance < WRONG_SHARE + FORBIDDEN_SHARE else "asks"
+
+
+def _leaves(draw: Random, name: str, stream: bool, pace: float) -> float | None:
+    """`Ask.leaves`."""
+    if name != ENDLESS and draw.random() >= LEAVING_SHARE:
+        return None
+    return 0 if stream and draw.random() < 0.3 else pace * draw.uniform(0.01, 3)
 
 
 def body(ask: Ask) -> bytes:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -137,12 +136,6 @@ class Serving:
             get, f"http://127.0.0.1:{self.port}{path}", {"authorization": f"Bearer {self.secrets['admin']}"}
         )
 
-    async def seen(self) -> dict[str, Any]:
-        """What the model server saw."""
-        raw = await asyncio.to_thread(get, f"http://127.0.0.1:{self.upstream_port}/seen")
-        found: dict[str, Any] = msgspec.json.decode(raw)
-        return found
-
     async def stop(self) -> tuple[int, float]:
         """Exit status and the seconds that it took."""
         began = time.monotonic()
@@ -203,39 +196,62 @@ def make_keys(wanted: Allowances) -> tuple[dict[str, str], dict[str, str]]:
     return {name: secret for name, (_, secret) in made.items()}, {name: key.id for name, (key, _) in made.items()}
 
 
-@asynccontextmanager
-async def serving(folder: Path, keys: Allowances, *, workers: int, storage: str) -> AsyncIterator[Serving]:
-    """Requires ALIGNSTACK_HOME to be set to a new folder."""
-    secrets, ids = make_keys(keys)
-    port, upstream = free_port(), free_port()
-    file = folder / "stack.yaml"
+def stack(upstream: int, storage: str) -> str:
+    """The text of the stack file. `upstream`: the port of the model server."""
     words = {"refusal": REFUSAL, "forbidden": FORBIDDEN, "marker": MARKER, "drain": DRAIN_S}
-    file.write_text(STACK.format(upstream=upstream, storage=storage, **words), encoding="utf-8")
-    log = folder / "log"
+    return STACK.format(upstream=upstream, storage=storage, **words)
+
+
+@asynccontextmanager
+async def model_server(pace: float) -> AsyncIterator[int]:
+    """Its port."""
+    port = free_port()
+    with program(sys.executable, str(HERE / "upstream.py"), str(port), str(pace)) as process:
+        await answers(f"http://127.0.0.1:{port}/seen", process)
+        yield port
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, keys: Allowances, *, workers: int, storage: str, pace: float = 1.0
+) -> AsyncIterator[Serving]:
+    """Requires ALIGNSTACK_HOME to be set to a new folder. `pace` as in `upstream`."""
+    secrets, ids = make_keys(keys)
+    port, file, log = free_port(), folder / "stack.yaml", folder / "log"
     command = (sys.executable, "-m", "alignstack", "serve", "--stack", str(file), "--port", str(port))
-    with (
-        program(sys.executable, str(HERE / "upstream.py"), str(upstream)),
-        program(*command, "--workers", str(workers), log=log) as process,
-    ):
-        running = Serving(
-            port=port, upstream_port=upstream, process=process, log=log, workers_wanted=workers, secrets=secrets,
-            key_ids=ids,
-        )  # fmt: skip
-        await _answers(f"http://127.0.0.1:{upstream}/seen", running)
-        await _answers(f"http://127.0.0.1:{port}/ready", running)
-        yield running
+    async with model_server(pace) as upstream:
+        file.write_text(stack(upstream, storage), encoding="utf-8")
+        with program(*command, "--workers", str(workers), log=log) as process:
+            await answers(f"http://127.0.0.1:{port}/ready", process, log)
+            yield Serving(
+                port=port,
+                upstream_port=upstream,
+                process=process,
+                log=log,
+                workers_wanted=workers,
+                secrets=secrets,
+                key_ids=ids,
+            )
 
 
-async def _answers(url: str, running: Serving) -> None:
+async def answers(url: str, process: "subprocess.Popen[bytes]", log: Path | None = None) -> None:
+    """Waits until there is somebody. Raises RuntimeError."""
     for _ in range(int(START_S * 10)):
-        if running.process.poll() is not None:
+        if process.poll() is not None:
             break
         try:
             await asyncio.to_thread(get, url)
             return
-        except (urllib.error.URLError, OSError):
+        except OSError:  # URLError is one
             await asyncio.sleep(0.1)
-    raise RuntimeError(f"{url} does not answer:\n{running.log.read_text()}")
+    raise RuntimeError(f"{url} does not answer:\n{await asyncio.to_thread(log.read_text) if log else ''}")
+
+
+async def seen(upstream: int) -> dict[str, Any]:
+    """What the model server saw."""
+    raw = await asyncio.to_thread(get, f"http://127.0.0.1:{upstream}/seen")
+    found: dict[str, Any] = msgspec.json.decode(raw)
+    return found
 
 
 async def ledger() -> list[Admitted | Settled]:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,8 @@ QUIET_S = 15.0
 """After the last answer, until everything must be as it was; the model server closes idle connections after 4 s."""
 REDIS_CONNECTIONS = 32
 """What a worker keeps open to Redis at most."""
+WARM_S = 60.0
+"""After which caches and windows of a minute are full."""
 LAST = 24
 """Slow answers that are under way when the gateway is told to stop."""
 
@@ -54,6 +56,10 @@ class Plan:
     think_s: float = 4.0
     storage: str = "memory://"
     seed: int = 1
+    pace: float = 1.0
+    """As in `upstream`."""
+    without: Sequence[str] = ()
+    """Scripts that are not asked for."""
 
     @property
     def few(self) -> int:
@@ -102,13 +108,15 @@ class Watch:
 
 async def soak(plan: Plan, folder: Path) -> tuple[str, list[Check]]:
     """What was done, and what held. Requires ALIGNSTACK_HOME to be set to a new folder."""
-    async with gateway.serving(folder, plan.keys, workers=plan.workers, storage=plan.storage) as serving:
-        crowd = Crowd(serving.port, plan.seed)
+    async with gateway.serving(
+        folder, plan.keys, workers=plan.workers, storage=plan.storage, pace=plan.pace
+    ) as serving:
+        crowd = Crowd(serving.port, plan.seed, pace=plan.pace, without=plan.without)
         base = {pid: serving.held(pid) for pid in serving.workers()}
         watch, seconds = await load(plan, serving, crowd)
         got = list(crowd.got)
         after = await rest(plan, serving, base)
-        seen = await serving.seen()
+        seen = await gateway.seen(serving.upstream_port)
         stopped = await stop(plan, serving, crowd)
         ledger = await gateway.ledger()
     counting = 1 if plan.storage != "memory://" else plan.workers + len(serving.killed)
@@ -120,11 +128,17 @@ async def soak(plan: Plan, folder: Path) -> tuple[str, list[Check]]:
         checks.rate(ledger, serving.key_ids["limited-0"], A_MINUTE, counting),
         checks.concurrency(seen["peak"].get("capped", 0), AT_ONCE, counting),
         after,
-        *(checks.flat(f"memory of worker {pid}", samples) for pid, samples in watch.rss.items() if pid in base
-          and pid not in {kill.pid for kill in serving.killed}),
+        *memory(plan, watch, base.keys() - {kill.pid for kill in serving.killed}),
         stopped,
     ]  # fmt: skip
     return said(plan, got, seconds, watch), found
+
+
+def memory(plan: Plan, watch: Watch, workers: Iterable[int]) -> list[Check]:
+    """Of those that lived from the beginning to the end; a run of less than `WARM_S` says nothing."""
+    if plan.seconds < WARM_S:
+        return []
+    return [checks.flat(f"memory of worker {pid}", watch.rss[pid]) for pid in workers]
 
 
 def said(plan: Plan, got: Sequence[Got], seconds: float, watch: Watch) -> str:
@@ -181,7 +195,7 @@ async def left(plan: Plan, serving: Serving, base: Mapping[int, gateway.Held]) -
     problems = []
     if under_way := await serving.in_flight():
         problems.append(f"{under_way:g} requests are in flight")
-    if open_still := (await serving.seen())["open"] - 1:  # the one that asks
+    if open_still := (await gateway.seen(serving.upstream_port))["open"] - 1:  # the one that asks
         problems.append(f"the model server has {open_still} connections")
     for pid in serving.workers():
         held = serving.held(pid)
@@ -194,7 +208,7 @@ async def stop(plan: Plan, serving: Serving, crowd: Crowd) -> Check:
     """SIGTERM while slow answers are under way: they end as they should."""
     last = Group(name="last", secrets=[serving.secrets["free-0"]], size=LAST, think_s=0)
     going = [asyncio.ensure_future(crowd.one(last, ask)) for ask in asks(crowd, "slow", LAST)]
-    await asyncio.sleep(1)
+    await asyncio.sleep(plan.pace)
     status, seconds = await serving.stop()
     got = await asyncio.gather(*going)
     whole = sum(one.how == "whole" for one in got)

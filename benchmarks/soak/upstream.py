@@ -1,8 +1,9 @@
 """A model server that does everything a model server should not do. Each request says what it wants, see `script`.
 
-    python upstream.py PORT
+    python upstream.py PORT [PACE]
 
-`GET /seen` answers with what came so far, as one JSON object. Idle connections are closed after `KEEP_S`.
+`GET /seen` answers with what came so far, as one JSON object. Idle connections are closed after `KEEP_S`. All pauses,
+and `KEEP_S`, are multiplied by PACE.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ STATUS = {"busy": (b"429 Too Many Requests", b"retry-after: 0.3\r\n"), "fail500"
 class Seen:
     """What came so far."""
 
+    pace: float = 1.0
     numbers: Counter[int] = field(default_factory=Counter)
     """How often each request came."""
     open: int = 0
@@ -102,7 +104,7 @@ class Connection(asyncio.Protocol):
         finally:
             self.seen.end(script)
         if not self.transport.is_closing():
-            self.idle = self.loop.call_later(KEEP_S, self.transport.close)
+            self.idle = self.loop.call_later(KEEP_S * self.seen.pace, self.transport.close)
 
     def say(self, status: bytes, body: bytes, head: bytes = JSON, *, short: int = 0) -> None:
         """`short`: bytes that are promised and do not come."""
@@ -127,14 +129,14 @@ class Answer:
     async def give(self, stream: bool) -> None:
         connection, name = self.connection, self.script.name
         if name == "late":
-            await asyncio.sleep(self.draw.uniform(0.1, 1.5))
+            await self.wait(self.draw.uniform(0.1, 1.5))
         match name:
             case "reset_early":
                 connection.reset()
             case "garbage":
                 connection.transport.write(self.draw.randbytes(300))
             case "hang":
-                await asyncio.sleep(60)
+                await self.wait(60)
             case "busy" | "fail500" | "fail503":
                 status, head = STATUS[name]
                 connection.say(status, b'{"error":{"message":"not now"}}', JSON + head)
@@ -145,7 +147,7 @@ class Answer:
         """One JSON object, or what is left of it."""
         name = self.script.name
         if name in ("slow", ENDLESS):
-            await asyncio.sleep(60 if name == ENDLESS else self.draw.uniform(1, 3))
+            await self.wait(60 if name == ENDLESS else self.draw.uniform(1, 3))
         text = "" if name == ENDLESS else self.script.whole
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 9, "completion_tokens": len(text.split()), "total_tokens": 9 + len(text.split())}
@@ -170,7 +172,7 @@ class Answer:
             for number, piece in enumerate(self.script.pieces()):
                 write(self.event({"content": piece}))
                 if (pause := self.pause(number)) is not None:
-                    await asyncio.sleep(pause)
+                    await self.wait(pause)
         match name:
             case "reset_head" | "reset_mid":
                 await asyncio.sleep(0.02)
@@ -184,6 +186,9 @@ class Answer:
                 write(_chunk(b"this is no event\nat all\n\n") + b"0\r\n\r\n")
             case _:
                 write(self.event({}, "stop") + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    async def wait(self, seconds: float) -> None:
+        await asyncio.sleep(seconds * self.connection.seen.pace)
 
     def pause(self, number: int) -> float | None:
         """Seconds after a piece; pieces between pauses arrive together."""
@@ -204,12 +209,12 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-async def serve(port: int) -> None:
-    seen = Seen()
+async def serve(port: int, pace: float) -> None:
+    seen = Seen(pace=pace)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(seen), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(int(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 1.0))
