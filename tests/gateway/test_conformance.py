@@ -297,20 +297,21 @@ IN_THEIR_OWN_TIME = (
 
 @STREAM
 @ROUTE
-@pytest.mark.parametrize("gateway", ["thoughtful", "racing, thoughtful"])
 @pytest.mark.parametrize("name", IN_THEIR_OWN_TIME)
 async def test_layers_that_take_their_time_let_no_more_out(
-    gateways: Gateways, name: str, route: str, stream: bool, gateway: str
+    gateways: Gateways, name: str, route: str, stream: bool
 ) -> None:
     """Answers are the same; who else had looked before one of them blocked is chance."""
-    case, at = CASES[name][stream], gateways[gateway]
-    seen = await at.clients.by_hand(route, body(route, case.prompt, stream=stream))
-    trace, settled = await at.trace(seen.id), await at.settled(seen.id)
-    check_seen(case, route, seen, trace)
-    assert settled.status == case.status
-    check_delivered(replace(case, script=case.script or case.prompt.split()[0]), trace)
-    said = verdicts(trace, NAMES)
-    assert {name: said[name] for name in case.said} == case.said
+    case = CASES[name][stream]
+    both = gateways["thoughtful"], gateways["racing, thoughtful"]
+    asked = body(route, case.prompt, stream=stream)
+    for at, seen in zip(both, await asyncio.gather(*(at.clients.by_hand(route, asked) for at in both)), strict=True):
+        trace, settled = await at.trace(seen.id), await at.settled(seen.id)
+        check_seen(case, route, seen, trace)
+        check_delivered(replace(case, script=case.script or "bread"), trace)
+        assert settled.status == case.status
+        said = verdicts(trace, NAMES)
+        assert {name: said[name] for name in case.said} == case.said
 
 
 # ---------------------------------------------------------------- what a block looks like
