@@ -1,6 +1,7 @@
 """A real gateway on a real port, in the test's own event loop, with its stores in a folder of the test's."""
 
 import asyncio
+import socket
 import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -53,7 +54,9 @@ async def gateway(folder: Path, stack: str) -> AsyncIterator[Running]:
         access_log=False, timeout_graceful_shutdown=2,
     )  # fmt: skip
     server = uvicorn.Server(config)
-    listener = config.bind_socket()
+    # asyncio sends at once only on sockets that say that they are TCP's
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     going = asyncio.ensure_future(server._serve([listener]))
     try:
