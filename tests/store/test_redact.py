@@ -18,6 +18,7 @@ BODY = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8s9T0u1V"
 
 SECRETS = (
     "sk-" + "as-" + BODY,
+    "sk-" + "as-" + "Letters_only-" * 4,
     "sk-" + "proj-" + BODY,
     "sk-" + "ant-api03-" + BODY,
     "sk-" + BODY,

@@ -29,7 +29,8 @@ SIGNS = re.compile(
 
 SECRETS = re.compile(
     r"""
-      (?<![A-Za-z0-9])sk-(?=[\w-]{0,60}\d)[\w-]{20,}                      # OpenAI, Anthropic, this gateway
+      (?<![A-Za-z0-9])sk-as-[\w-]{40,}                                   # this gateway
+    | (?<![A-Za-z0-9])sk-(?=[\w-]{0,60}\d)[\w-]{20,}                      # OpenAI, Anthropic
     | (?<![A-Za-z0-9])A(?:KI|SI)A[0-9A-Z]{16}(?![0-9A-Z])                 # AWS: names of keys
     | (?P<aws>(?i:secret_access_key)["'\s]{0,8}[=:]["'\s]{0,8})[\w/+=]{40}
     | (?<![A-Za-z0-9])gh[pousr]_[A-Za-z0-9]{20,}                          # GitHub
