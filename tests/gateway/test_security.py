@@ -122,6 +122,11 @@ class LeakyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class LeakyModelConfig(LeakyConfig):
+    at_once: bool = False
+    """Fails before it streams anything."""
+
+
 class LeakyLayer:
     """Says too much when it fails."""
 
@@ -137,14 +142,19 @@ class LeakyLayer:
 class LeakyModel:
     """The same of a model."""
 
-    Config = LeakyConfig
+    Config = LeakyModelConfig
     name = "leaky"
     version = "1"
 
-    def __init__(self, config: LeakyConfig, *, base: Path = Path()) -> None:
-        pass
+    def __init__(self, config: LeakyModelConfig, *, base: Path = Path()) -> None:
+        self.at_once = config.at_once
 
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta | Finish]:
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta | Finish]:
+        if self.at_once:
+            raise RuntimeError(f"could not log in with {SECRET}")
+        return self._stream()
+
+    async def _stream(self) -> AsyncIterator[Delta | Finish]:
         yield Delta(text="Well")
         raise RuntimeError(f"could not log in with {SECRET}")
 
@@ -165,6 +175,7 @@ LEAKY = {
     "output layer": "model: {use: scripted}\nlayers: [{use: leaky, phase: output}]\n",
     "shadow": "model: {use: scripted}\nlayers: [{use: leaky, mode: shadow}]\n",
     "model": "model: {use: leaky}\nlayers: []\n",
+    "model that does not begin": "model: {use: leaky, at_once: true}\nlayers: []\n",
     "streamed model": "model: {use: leaky}\nlayers: []\nstreaming: true\n",
 }
 

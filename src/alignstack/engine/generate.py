@@ -54,8 +54,9 @@ class Generation:
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """Pieces that say something. Closing this iterator closes the client's stream."""
-        stream = self._ask(self.messages, self.sampling)
+        stream = None
         try:
+            stream = self._ask(self.messages, self.sampling)
             async for item in stream:
                 if isinstance(item, Finish):
                     self._finish, self.ending = item, item.reason

@@ -104,15 +104,16 @@ def _options(more: Mapping[str, Any]) -> dict[str, Any]:
     if stop:
         options["stop_sequences"] = [stop] if isinstance(stop, str) else stop
     if tools := more.get("tools"):
-        options["tools"] = [_tool(tool) for tool in tools]
+        options["tools"] = [_tool(tool) for tool in tools] if isinstance(tools, list) else tools
         options["tool_choice"] = _tool_choice(more.get("tool_choice"), more.get("parallel_tool_calls"))
     if output := _output(more):
         options["output_config"] = output
     return options
 
 
-def _tool(tool: Block) -> Block:
-    function = tool.get("function")
+def _tool(tool: Any) -> Any:
+    """What is no tool goes on as it is: the server says what is wrong with it."""
+    function = tool.get("function") if isinstance(tool, dict) else None
     if not isinstance(function, dict):
         return tool
     kept = {key: function[key] for key in ("description", "strict") if function.get(key) is not None}
