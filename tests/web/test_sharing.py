@@ -38,6 +38,6 @@ async def test_another_page_may_not(tmp_path: Path, method: str) -> None:
 
 async def test_programs_send_no_origin_and_get_no_such_headers(tmp_path: Path) -> None:
     async with gateway(tmp_path, STACK) as running, aiohttp.ClientSession(running.url) as session:
-        async with session.post("/v1/chat/completions", json=ASKED) as answer:
-            assert answer.status == 200
-            assert "access-control-allow-origin" not in answer.headers
+        answer = await session.post("/v1/chat/completions", json=ASKED)
+        assert answer.status == 200
+        assert "access-control-allow-origin" not in answer.headers
