@@ -166,6 +166,21 @@ async def test_a_file_with_an_error_changes_nothing(tmp_path: Path, server: Upst
         assert (await ask.by_hand("chat", body("chat", "a bomb", stream=False))).read.text == "Mended."
 
 
+async def test_it_is_not_ready_while_its_ledger_cannot_be_reached(
+    tmp_path: Path, server: Upstream, session: aiohttp.ClientSession
+) -> None:
+    stack = write_stack(tmp_path, server, serve={"ledger": "postgresql://me:hidden@127.0.0.1:1/ledger"})
+    async with serve(stack, ready=503) as process:
+        async with session.get(f"{process.url}/ready") as answer:
+            assert (answer.status, await answer.json()) == (503, {"status": "the store does not answer"})
+        async with session.get(f"{process.url}/health") as answer:
+            assert answer.status == 200
+        async with session.post(process.url + PATHS["chat"], json=body("chat", "bread", stream=False)) as answer:
+            assert answer.status == 503
+    assert not server.asked("bread")  # what cannot be written down is not done
+    assert "hidden" not in process.err
+
+
 # ---------------------------------------------------------------- who may connect
 
 

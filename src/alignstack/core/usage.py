@@ -99,6 +99,7 @@ class Ledger(Protocol):
 
     async def admit(self, entry: Admitted, allowance: Allowance) -> None: ...  # raises BudgetSpent
     async def settle(self, entry: Settled) -> None: ...
+    async def ping(self) -> None: ...  # raises Unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,12 +71,11 @@ class Services:
             held.adopt(deployment.settings)
 
     async def problem(self) -> str:
-        """Why no request can be taken now; empty when one can."""
+        """Why no request can be taken now; empty when one can. Anyone may ask, so it names no place."""
         try:
             async with asyncio.timeout(PATIENCE_S):
+                await self.ledger.ping()
                 await self.writer.run(lambda connection: connection.execute("SELECT 1").fetchone())
-        except TimeoutError:
+        except (TimeoutError, Unavailable):
             return "the store does not answer"
-        except Unavailable as error:
-            return str(error)
         return ""

@@ -40,6 +40,10 @@ class SqliteLedger:
         """Returns once it is on disk. Raises Unavailable when the disk takes no more."""
         await self._writer.submit(OUT, ("settled", *entries.settled_row(entry)))
 
+    async def ping(self) -> None:
+        """Returns when the disk can be reached."""
+        await self._writer.run(lambda connection: connection.execute("SELECT 1").fetchone())
+
     async def usage(
         self, since: float = 0.0, until: float = inf, key: str | None = None, by: Group = "key"
     ) -> list[Used]:

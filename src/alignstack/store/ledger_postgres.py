@@ -95,6 +95,10 @@ class PostgresLedger:
         """Returns once it is on disk."""
         await self._with(lambda connection: connection.execute(OUT, entries.settled_row(entry)))
 
+    async def ping(self) -> None:
+        """Returns when the server answers."""
+        await self._with(lambda connection: connection.execute("SELECT 1"))
+
     async def usage(
         self, since: float = 0.0, until: float = inf, key: str | None = None, by: Group = "key"
     ) -> list[Used]:

@@ -76,13 +76,14 @@ class Process:
 
 
 @asynccontextmanager
-async def serve(stack: Path, *options: str, **environment: str) -> AsyncIterator[Process]:
-    """On a free port of 127.0.0.1, unless `options` say otherwise. Killed at the end, with its workers."""
+async def serve(stack: Path, *options: str, ready: int = 200, **environment: str) -> AsyncIterator[Process]:
+    """On a free port of 127.0.0.1, unless `options` say otherwise, and once `/ready` has the status `ready`. Killed at
+    the end, with its workers."""
     process = await started("serve", "--stack", str(stack), "--port", "0", *options, **environment)
     reading = asyncio.ensure_future(process.read())
     try:
         process.port = int((await process.says(STARTED))[2])
-        await _ready(process.url)
+        await _ready(process.url, ready)
         yield process
     finally:
         if process.running.returncode is None:
@@ -101,12 +102,12 @@ async def started(*arguments: str, **environment: str) -> Process:
     return Process(running=running)
 
 
-async def _ready(url: str) -> None:
+async def _ready(url: str, status: int) -> None:
     async with asyncio.timeout(ENDS), aiohttp.ClientSession() as session:
         while True:
             try:
                 async with session.get(f"{url}/ready") as answer:
-                    if answer.status == 200:
+                    if answer.status == status:
                         return
             except aiohttp.ClientError:
                 pass
