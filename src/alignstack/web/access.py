@@ -13,7 +13,6 @@ from alignstack.core.errors import ConfigError, Problem
 from alignstack.web.http import Scope, header
 
 HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-SCHEMES = ("http://", "https://")
 
 
 def is_loopback(host: str) -> bool:
@@ -54,25 +53,8 @@ def right_host(scope: Scope, allowed: Collection[str], *, keys: bool) -> bool:
 
 def right_origin(scope: Scope, allowed: Collection[str]) -> bool:
     """Programs send no Origin; pages do, and only those of the gateway itself or of `allowed` may call."""
-    origin = header(scope, b"origin")
-    return not origin or origin in allowed or origin in (f"{scheme}{header(scope, b'host')}" for scheme in SCHEMES)
-
-
-PREFLIGHT = [
-    (b"access-control-allow-methods", b"GET, POST"),
-    (b"access-control-allow-headers", b"authorization, content-type, x-api-key, anthropic-version"),
-    (b"access-control-max-age", b"600"),
-]
-"""What a browser asks before it lets a page call."""
-
-
-def sharing(scope: Scope, allowed: Collection[str]) -> list[tuple[bytes, bytes]]:
-    """Headers by which a browser lets a page of `allowed` read the answer; none for others."""
-    origin = header(scope, b"origin")
-    if origin not in allowed:
-        return []
-    names = (b"access-control-expose-headers", b"x-request-id")
-    return [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin"), names]
+    origin, host = header(scope, b"origin"), header(scope, b"host")
+    return not origin or origin in allowed or (host != "" and origin in (f"http://{host}", f"https://{host}"))
 
 
 def credential(scope: Scope) -> str:
