@@ -57,6 +57,23 @@ def right_origin(scope: Scope, allowed: Collection[str]) -> bool:
     return not origin or origin in allowed or (host != "" and origin in (f"http://{host}", f"https://{host}"))
 
 
+PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-headers", b"authorization, content-type, x-api-key, anthropic-version"),
+    (b"access-control-max-age", b"600"),
+]
+"""What a browser asks before it lets a page call."""
+
+
+def sharing(scope: Scope, allowed: Collection[str]) -> list[tuple[bytes, bytes]]:
+    """Headers by which a browser lets a page of `allowed` read the answer; none for others."""
+    origin = header(scope, b"origin")
+    if origin not in allowed:
+        return []
+    names = (b"access-control-expose-headers", b"x-request-id")
+    return [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin"), names]
+
+
 def credential(scope: Scope) -> str:
     """The secret that the client sent: `Authorization: Bearer …` (OpenAI) or `x-api-key` (Anthropic)."""
     scheme, _, token = header(scope, b"authorization").partition(" ")
