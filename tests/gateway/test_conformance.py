@@ -58,6 +58,7 @@ async def gateways(server: Upstream, plugin: None, tmp_path_factory: pytest.Temp
         "openai": stack(same + "}"),
         "racing": stack(same + "}", "race: true"),
         "error": stack(same + "}", "on_block: error"),
+        "in one piece": stack(same + "}").replace("streaming: true", "streaming: false"),
         "thoughtful": stack(same + "}", seconds=0.01),
         "racing, thoughtful": stack(same + "}", "race: true", seconds=0.01),
         "steady": stack(same + "}", "serve: {block_seconds: 0.3}"),
@@ -159,6 +160,8 @@ CASES: dict[str, Pair] = {
     "output block, first word, other layer": both(held("early2", "out2")[0]),
     "model declines in words": answered("declines", status="refused"),
     "model declines in a field": answered("refusal", status="refused"),
+    "model thinks": answered("thinks"),
+    "thoughts blocked": held("leaks", "out1"),
     "tool call": answered("tool", ending="tool_calls"),
     "tool call, blocked": held("leaky", "out1"),
     "input layer error, closed": stopped("in_closed", "crash", "error"),
@@ -288,6 +291,20 @@ def check_settled(case: Case, seen: Seen, settled: Settled) -> None:
         assert seen.read.usage == (0, 0)
 
 
+IN_ONE_PIECE = (
+    "allow", "input block", "output block", "model declines in a field", "tool call", "model thinks", "upstream 500",
+    "upstream breaks off",
+)  # fmt: skip
+
+
+@ROUTE
+@pytest.mark.parametrize("name", IN_ONE_PIECE)
+async def test_a_stack_that_does_not_stream_answers_streams_in_one_piece(
+    gateways: Gateways, name: str, route: str
+) -> None:
+    await check_cell(gateways["in one piece"], CASES[name][0], route, stream=True)
+
+
 IN_THEIR_OWN_TIME = (
     "allow", "input block", "output block", "output block, first word", "tool call, blocked",
     "input layer error, closed", "input layer error, open", "output layer error, closed", "output layer error, open",
@@ -312,6 +329,20 @@ async def test_layers_that_take_their_time_let_no_more_out(
         assert settled.status == case.status
         said = verdicts(trace, NAMES)
         assert {name: said[name] for name in case.said} == case.said
+
+
+HELPERS = ("allow", "input block", "output block", "model declines in a field", "tool call")
+
+
+@ROUTE
+@pytest.mark.parametrize("name", HELPERS)
+async def test_what_the_sdks_put_together_from_a_stream(gateways: Gateways, name: str, route: str) -> None:
+    """Their helpers check every event against those before it."""
+    case, at = CASES[name][True], gateways["openai"]
+    read = await at.clients.put_together(route, body(route, case.prompt, stream=True))
+    trace = await at.trace((await at.running.ledger())[-1].id)
+    assert trace.outcome is not None
+    assert (read.text, read.ending) == (trace.outcome.delivered, ending(case, route))
 
 
 # ---------------------------------------------------------------- what a block looks like

@@ -20,7 +20,7 @@ class Read:
     """One answer."""
 
     text: str = ""
-    """Texts and refusals, and of tool calls name and arguments on a line of their own."""
+    """Thoughts, texts and refusals, and of tool calls name and arguments on a line of their own."""
     ending: str = ""
     """`stop`, `length`, `tool_calls`, `content_filter`, or `error`."""
     usage: Usage | None = None
@@ -55,7 +55,8 @@ def _chat(answer: Json, index: int = 0) -> Read:
     message = choice["message"]
     calls = [call["function"] for call in message.get("tool_calls") or ()]
     return Read(
-        text=(message["content"] or "")
+        text=(message.get("reasoning_content") or "")
+        + (message["content"] or "")
         + (message.get("refusal") or "")
         + "".join(called(call["name"], call["arguments"]) for call in calls),
         ending=choice["finish_reason"],
@@ -87,7 +88,7 @@ def chunks(events: Sequence[Json], index: int) -> Read:
 
 
 def _chunk(delta: Json) -> str:
-    text = (delta.get("content") or "") + (delta.get("refusal") or "")
+    text = (delta.get("reasoning_content") or "") + (delta.get("content") or "") + (delta.get("refusal") or "")
     for call in delta.get("tool_calls") or ():
         function = call["function"]
         text += called(function["name"], function["arguments"]) if function.get("name") else function["arguments"]
@@ -139,7 +140,9 @@ def _message_usage(usage: Json) -> Usage:
 
 
 def _block(block: Json) -> str:
-    return called(block["name"], block["input"]) if block["type"] == "tool_use" else str(block["text"])
+    if block["type"] == "tool_use":
+        return called(block["name"], block["input"])
+    return str(block["thinking"] if block["type"] == "thinking" else block["text"])
 
 
 def _message_events(events: Sequence[Json]) -> Read:
@@ -152,7 +155,7 @@ def _message_events(events: Sequence[Json]) -> Read:
                 text += called(event["content_block"]["name"], "")
             case "content_block_delta":
                 delta = event["delta"]
-                text += delta.get("text") or delta.get("partial_json") or ""
+                text += delta.get("text") or delta.get("partial_json") or delta.get("thinking") or ""
             case "message_delta":
                 ending, usage = ENDINGS[event["delta"]["stop_reason"]], _message_usage(event["usage"])
     return Read(text=text, ending=ending, usage=usage)

@@ -46,7 +46,7 @@ def _read(piece: Json) -> str:
         function = call["function"]
         name = function.get("name")
         return f"\n{name} {function['arguments']}" if name else str(function["arguments"])
-    return str(piece.get("content") or piece.get("refusal"))
+    return str(piece.get("content") or piece.get("refusal") or piece.get("reasoning_content"))
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -55,6 +55,11 @@ def words(text: str) -> tuple[str, ...]:
 
 def says(text: str, finish: str = "stop", **more: Any) -> Script:
     return Script(pieces=tuple({"content": word} for word in words(text)), finish=finish, **more)
+
+
+def thinks(thought: str, text: str) -> Script:
+    thoughts = tuple({"reasoning_content": word} for word in words(thought))
+    return Script(pieces=(*thoughts, *says(text).pieces))
 
 
 def calls(*arguments: str) -> Script:
@@ -78,6 +83,8 @@ SCRIPTS: dict[str, Script] = {
     "bends": says(f"{RECIPE} bend and then more words follow after it for a while"),
     "declines": says("I'm sorry, but I can't help with that request."),
     "refusal": Script(pieces=tuple({"refusal": word} for word in words("That would hurt somebody else badly."))),
+    "thinks": thinks("They want bread, and so does everybody.", RECIPE),
+    "leaks": thinks("They want bread, and the password is swordfish, so here it comes.", RECIPE),
     "tool": calls('{"city"', ":", '"Paris"', "}"),
     "leaky": calls('{"city"', ":", '"swordfish"', "}"),
 }
@@ -237,6 +244,7 @@ class Words:
     def whole(self, script: Script) -> Json:
         message: Json = {"role": "assistant", "content": self._joined(script, "content") or None}
         message["refusal"] = self._joined(script, "refusal") or None
+        message["reasoning_content"] = self._joined(script, "reasoning_content") or None
         called = [call for piece in script.pieces for call in piece.get("tool_calls", ())]
         if called:
             arguments = "".join(call["function"]["arguments"] for call in called)
