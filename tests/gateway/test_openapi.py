@@ -33,7 +33,7 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "/v1/moderations": moderations.decode,
 }
 READ = {"/v1/models", "/v1/models/{model}", "/health", "/ready", "/metrics", "/openapi.json"}
-STATUSES = {"200", "400", "401", "403", "405", "408", "413", "429", "500", "503"}
+STATUSES = {"200", "400", "401", "403", "405", "408", "413", "415", "429", "500", "503"}
 
 
 def component(name: str) -> jsonschema_rs.Validator:

@@ -99,5 +99,5 @@ def usage_details(event: ModelEvent | None) -> str:
         return ""
     try:
         return event.usage if isinstance(msgspec.json.decode(event.usage), dict) else ""
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return ""

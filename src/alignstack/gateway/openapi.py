@@ -22,6 +22,7 @@ FAILURES: Mapping[int, str] = {
     405: "The path takes another method",
     408: "The request did not arrive in time",
     413: "The request is too large",
+    415: "The request is compressed",
     429: "A limit or budget is spent; `retry-after` says for how long",
     500: "The gateway failed",
     502: "The model server failed",
@@ -29,7 +30,7 @@ FAILURES: Mapping[int, str] = {
     504: "The model server did not answer in time",
 }
 ON_READ = (401, 403, 405, 500)
-ON_SCORE = (*ON_READ, 400, 408, 413, 429, 503)
+ON_SCORE = (*ON_READ, 400, 408, 413, 415, 429, 503)
 ON_ASK = (*ON_SCORE, 502, 504)
 
 
