@@ -8,6 +8,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import tempfile
@@ -51,6 +52,8 @@ BACKGROUND_S = 5.0
 """That work nobody waits for may go on when the gateway stops; chosen by hand."""
 GARBAGE = 20_000
 """New objects between two runs of the garbage collector; Python's own 700 is for short scripts. Chosen by hand."""
+FILES = 65_536
+"""Open files that a process asks for: one for each connection of a client or to a model server. By hand."""
 ACCOUNT_S = 5.0
 """For requests that are stopped to be written down; chosen by hand."""
 EXPIRY_S = 600.0
@@ -88,6 +91,7 @@ def serve(
         timeout_graceful_shutdown=max(1, round(deployment.settings.drain_seconds)),
     )
     sockets = [_bound(config)]
+    _allow_files()
     shown = f"[{host}]" if ":" in host else host
     listening(f"http://{shown}:{sockets[0].getsockname()[1]}/v1", deployment.stack.source)
     try:
@@ -116,6 +120,14 @@ def _bound(config: uvicorn.Config) -> socket.socket:
         raise ConfigError([Problem(where="--port", what=what)]) from None
     listener.set_inheritable(True)
     return listener
+
+
+def _allow_files() -> None:
+    """Many systems allow a process 1,024 open files until it asks for as many as it may have. Workers inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class _Alone(uvicorn.Server):
