@@ -20,9 +20,10 @@ DYING_S = 1.0
 """That a killed process may hold its connections on: a request may still be sent on them. Chosen by hand."""
 GROWTH = 1.10
 """Of memory, between the middle and the end of a run."""
-LAG_S = 1.0
-"""Between the moment that the ledger has of a request and its turn at the limit."""
-SHOWN = 3
+LAG_S = 4.0
+"""Between the moment that the ledger has of a request and its turn at the limit: a busy gateway waits for a connection
+to Redis and for the answer, 2 s each."""
+SHOWN = 4
 """Problems that are printed of each check."""
 
 Ledger = Sequence[Admitted | Settled]
@@ -147,6 +148,8 @@ def accounted(
     problems += [f"{entry} was asked for by nobody" for some in rows.values() for entry in some]
     problems += [f"{end} was never admitted" for some in ends.values() for end in some]
     count = sum(isinstance(entry, Admitted) for entry in ledger)
+    if problems:
+        problems.append(f"workers were killed at {', '.join(f'{kill.at:.2f}' for kill in killed)}")
     said = f"{count} admitted, {2 * count - len(ledger)} of them never settled, {len(seen)} came to the model server"
     return Check(name="in the ledger once", said=said, problems=problems)
 
@@ -172,7 +175,7 @@ def _account(
         elif not _status_fits(got, settled[0]):
             yield f"is {settled[0].status}, settled"
     elif admitted and not settled and not excused:
-        yield f"never ended, {admitted[0].id}"
+        yield f"let in at {admitted[0].at:.2f}, left at {got.ended:.2f}, never ended: {admitted[0].id}"
 
 
 def key_name(got: Got) -> str:

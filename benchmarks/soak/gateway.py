@@ -27,6 +27,8 @@ HERE = Path(__file__).resolve().parent
 START_S = 60.0
 """That a program may take to answer on a busy machine."""
 DRAIN_S = 10.0
+FEW_FILES = ("sh", "-c", 'ulimit -Sn 64 && exec "$@"', "sh")
+"""Starts a program that may open fewer files than it has clients, unless it asks for more as it should."""
 
 STACK = """
 model:
@@ -221,7 +223,7 @@ async def serving(
     command = (sys.executable, "-m", "alignstack", "serve", "--stack", str(file), "--port", str(port))
     async with model_server(pace) as upstream:
         file.write_text(stack(upstream, storage), encoding="utf-8")
-        with program(*command, "--workers", str(workers), log=log) as process:
+        with program(*FEW_FILES, *command, "--workers", str(workers), log=log) as process:
             await answers(f"http://127.0.0.1:{port}/ready", process, log)
             yield Serving(
                 port=port,

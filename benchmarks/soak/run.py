@@ -36,7 +36,7 @@ A_MINUTE, AT_ONCE = 60, 4
 """What the keys of the other two groups may."""
 QUIET_S = 15.0
 """After the last answer, until everything must be as it was; the model server closes idle connections after 4 s."""
-REDIS_CONNECTIONS = 32
+REDIS_CONNECTIONS = 256
 """What a worker keeps open to Redis at most."""
 WARM_S = 60.0
 """After which caches and windows of a minute are full."""
