@@ -88,6 +88,26 @@ async def test_a_connection_whose_answer_was_read_is_used_again() -> None:
         await client.aclose()
 
 
+async def test_connections_of_a_rush_are_closed_once_nobody_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def serve(number: int, _: int, writer: asyncio.StreamWriter) -> None:
+        if number == 4:
+            rush.set()
+        await rush.wait()
+        writer.write(ANSWER + END)
+
+    rush = asyncio.Event()
+    async with keeping(serve) as (url, _):
+        client = model(url)
+        await asyncio.gather(*(ask(client) for _ in range(5)))
+        await kept(client, 5)
+        monkeypatch.setattr(wire, "KEEP_S", 0.2)
+        for _ in range(30):
+            await ask(client)
+            await asyncio.sleep(0.01)
+        await kept(client, 1)
+        await client.aclose()
+
+
 async def test_the_end_of_a_finished_answer_may_come_later() -> None:
     """The answer is complete with `[DONE]`; nobody waits for the rest, and the connection is kept when it has come."""
     ended = asyncio.Event()

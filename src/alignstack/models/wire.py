@@ -188,6 +188,7 @@ class Wire(asyncio.Protocol):
             self._pool.idle.append(self)
         else:
             self._transport.close()
+        self._pool.forget(self._loop.time() - KEEP_S)
 
     # ------------------------------------------------------------ what the loop calls
 
@@ -269,6 +270,11 @@ class Pool:
     leaving: set[Wire] = field(default_factory=set)
     """Those whose last bytes are awaited."""
     open: bool = True
+
+    def forget(self, before: float) -> None:
+        """Closes what nobody has needed since then: after a rush there are more than are used again."""
+        while self.idle and self.idle[0].since < before:
+            self.idle.pop(0).close()
 
 
 class Wires:
