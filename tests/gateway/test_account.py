@@ -75,9 +75,7 @@ def test_blocked_by_a_layer_and_refused_by_the_model_are_two_things(one: Trace, 
 
 def test_one_entry_for_all_answers_names_the_worst_and_adds_up_the_rest() -> None:
     said = replace(SAID, input_tokens=3, output_tokens=5, cost=0.25)
-    entry = settled_at_9(
-        [trace(ended("delivered", "hi"), said), trace(ended("blocked"), said, BLOCK)], now=9.0, seconds=2.0
-    )
+    entry = settled_at_9([trace(ended("delivered", "hi"), said), trace(ended("blocked"), said, BLOCK)])
     assert (entry.id, entry.at, entry.seconds) == ("t", 9.0, 2.0)
     assert (entry.status, entry.layer, entry.hazard) == ("blocked", "in1", "fraud")
     assert (entry.input_tokens, entry.output_tokens, entry.usd) == (6, 10, 1.0)

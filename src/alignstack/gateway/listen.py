@@ -126,7 +126,9 @@ class Guarded(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._in_body and self._is_idle():
+        if self.transport.is_closing():
+            self._stall()
+        elif self._in_body and self._is_idle():
             self._wait()
 
     # Time
@@ -161,7 +163,12 @@ class Guarded(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+        self._stall()
+
+    def _stall(self) -> None:
+        """A closed connection stays as long as something is to be sent."""
+        if self._stalled is None and self.transport.get_write_buffer_size():
+            self._stalled = self.loop.call_later(STALL_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         if self._stalled is not None:
@@ -179,3 +186,4 @@ class Guarded(HttpToolsProtocol):
             line = b"HTTP/1.1 %d %b\r\n" % (status, REASONS[status])
             self.transport.write(line + b"content-length: 0\r\nconnection: close\r\n\r\n")
         self.transport.close()
+        self._stall()
