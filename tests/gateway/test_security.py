@@ -5,6 +5,7 @@ import http.client
 import json
 import logging
 import re
+import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import product
@@ -22,6 +23,7 @@ from alignstack.core.messages import Message
 from alignstack.core.ports import Delta, Finish, Sampling
 from alignstack.core.verdict import Verdict
 from alignstack.gateway.app import _place
+from alignstack.store.home import home as home_folder
 from alignstack.store.keys import SqliteKeys
 from tests.gateway.running import Running, gateway
 from tests.models.servers import head, raw_server, server
@@ -417,3 +419,8 @@ async def small(running: Running) -> float:
         return time.monotonic() - begun
 
     return await asyncio.to_thread(ask)
+
+
+def test_a_new_data_folder_is_for_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALIGNSTACK_HOME", str(tmp_path / "deep" / "data"))
+    assert stat.S_IMODE(home_folder().stat().st_mode) == 0o700

@@ -9,11 +9,12 @@ from alignstack.core.errors import DataError
 
 
 def home() -> Path:
-    """`$ALIGNSTACK_HOME`, or the platform's data directory; made if it is not there. Raises DataError."""
+    """`$ALIGNSTACK_HOME`, or the platform's data directory; made, for its owner only, if it is not there. Raises
+    DataError."""
     given = os.environ.get("ALIGNSTACK_HOME", "")
     folder = Path(given).expanduser().absolute() if given else user_data_path("alignstack")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # others on the machine have no business with traces
     except OSError as error:
         raise DataError(
             f"cannot keep traces in {str(folder)!r} ({error.strerror}); set ALIGNSTACK_HOME to another folder"
