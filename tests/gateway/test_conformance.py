@@ -61,6 +61,8 @@ async def gateways(server: Upstream, plugin: None, tmp_path_factory: pytest.Temp
         "in one piece": stack(same + "}").replace("streaming: true", "streaming: false"),
         "thoughtful": stack(same + "}", seconds=0.01),
         "racing, thoughtful": stack(same + "}", "race: true", seconds=0.01),
+        "asleep": stack(same + "}", seconds=20),
+        "overdue": stack(same + "}", seconds=20).replace("word: crash", "word: crash, timeout_ms: 50"),
         "steady": stack(same + "}", "serve: {block_seconds: 0.3}"),
         "choosing": stack(same + "}", "serve: {moderation: client}"),
         "impatient": stack(same + ", timeout_s: 0.4}"),
@@ -345,6 +347,17 @@ async def test_what_the_sdks_put_together_from_a_stream(gateways: Gateways, name
     assert (read.text, read.ending) == (trace.outcome.delivered, ending(case, route))
 
 
+@STREAM
+@ROUTE
+async def test_a_layer_that_takes_too_long_has_failed(gateways: Gateways, route: str, stream: bool) -> None:
+    at = gateways["overdue"]
+    seen = await at.clients.by_sdk(route, body(route, "bread", stream=stream))
+    assert (seen.read.text, seen.read.ending) == (REFUSAL, "content_filter")
+    assert (await at.settled(seen.id)).layer == "in_closed"
+    [error] = [event for event in (await at.trace(seen.id)).layer_events if isinstance(event, LayerError)]
+    assert (error.layer, error.fault, error.on_error) == ("in_closed", "timeout", "block")
+
+
 # ---------------------------------------------------------------- what a block looks like
 
 AT_ONCE = ("bread bomb", "bread malware", "bread crash", "early1", "early2")
@@ -439,6 +452,40 @@ async def test_a_client_that_leaves_while_it_waits_stops_the_model(
     await check_abandoned(at, tag, "")
 
 
+@STREAM
+@ROUTE
+async def test_a_client_that_leaves_before_the_model_is_asked_has_not_asked_it(
+    gateways: Gateways, route: str, stream: bool
+) -> None:
+    at, tag = gateways["asleep"], secrets.token_hex(4)
+    before = len(await at.running.ledger())
+    waiting = asyncio.ensure_future(at.clients.by_hand(route, body(route, f"bread {tag}", stream=stream)))
+    async with asyncio.timeout(SOON):
+        while len(await at.running.ledger()) == before:
+            continue  # until the request has been let in
+    waiting.cancel()
+    trace_id = await at.newest("")
+    settled, trace = await at.settled(trace_id), await at.trace(trace_id)
+    assert (settled.status, settled.input_tokens, settled.output_tokens) == ("abandoned", 0, 0)
+    assert trace.generation is None and not at.upstream.asked(tag)
+
+
+@STREAM
+async def test_a_client_that_leaves_stops_all_of_its_answers(gateways: Gateways, stream: bool) -> None:
+    at, tag = gateways["openai"], secrets.token_hex(4)
+    waiting = asyncio.ensure_future(at.clients.by_hand("chat", body("chat", f"endless {tag}", stream=stream, n=3)))
+    async with asyncio.timeout(SOON):
+        await at.upstream.arrival(tag, 3)
+    waiting.cancel()
+    async with asyncio.timeout(SOON):
+        for asked in at.upstream.asked(tag):
+            await asked.gone.wait()
+    trace_id = await at.newest("")
+    assert (await at.settled(trace_id)).status == "abandoned"
+    traces = [await at.trace(f"{trace_id}{answer}") for answer in ("", ".1", ".2")]
+    assert [trace.outcome.status for trace in traces if trace.outcome] == ["abandoned"] * 3
+
+
 async def check_abandoned(at: Deployed, tag: str, trace_id: str) -> None:
     [asked] = at.upstream.asked(tag)
     async with asyncio.timeout(SOON):
@@ -471,6 +518,18 @@ async def test_each_of_several_answers_goes_down_the_stack(gateways: Gateways, s
     settled = await at.settled(seen.id)
     assert (settled.status, settled.layer) == ("cut" if stream else "blocked", "out1")
     assert len(at.upstream.asked(tag)) == 3
+
+
+@STREAM
+async def test_one_of_several_answers_that_fails_fails_the_request(gateways: Gateways, stream: bool) -> None:
+    at, tag = gateways["openai"], secrets.token_hex(4)
+    at.upstream.in_turn(tag, "bread", "error", "tool")
+    seen = await at.clients.by_hand("chat", body("chat", f"any {tag}", stream=stream, n=3))
+    assert (seen.status, seen.read.error) == (200 if stream else 502, "upstream_error")
+    traces = [await at.trace(seen.id), await at.trace(f"{seen.id}.1"), await at.trace(f"{seen.id}.2")]
+    statuses = sorted(trace.outcome.status for trace in traces if trace.outcome)
+    assert statuses == ["delivered", "delivered", "unavailable"]
+    assert (await at.settled(seen.id)).status == "unavailable"
 
 
 @STREAM

@@ -52,7 +52,9 @@ def write_stack(folder: Path, server: Upstream, *, word: str = "bomb", **more: A
 
 
 @pytest.mark.parametrize(
-    ("number", "workers"), [(signal.SIGTERM, "1"), (signal.SIGTERM, "2"), (signal.SIGINT, "1")], ids=str
+    ("number", "workers"),
+    [(signal.SIGTERM, "1"), (signal.SIGTERM, "2"), (signal.SIGINT, "1")],
+    ids=lambda value: getattr(value, "name", value),
 )
 async def test_a_gateway_that_is_stopped_ends_what_it_has_begun(
     tmp_path: Path, server: Upstream, session: aiohttp.ClientSession, workers: str, number: signal.Signals
