@@ -448,6 +448,24 @@ async def first_end(running: Running) -> Settled:
     raise TimeoutError
 
 
+async def test_who_has_asked_twice_and_goes_away_ends_both(tmp_path: Path) -> None:
+    slow = f"model: {{use: scripted, default: {' '.join(['word'] * 200)}, delay_ms: 50}}\nlayers: []\nstreaming: true\n"
+    async with gateway(tmp_path, slow) as running:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(post(b"Content-Length: %d\r\n" % len(STREAM), STREAM) + SECOND)
+        await reader.readuntil(b"word")
+        writer.close()
+        ended = await first_end(running)
+    assert ended.status == "abandoned" and ended.output_tokens < 200
+
+
+async def test_so_many_requests_may_wait_and_no_more(tmp_path: Path) -> None:
+    async with gateway(tmp_path, "model: {use: scripted, default: a b c, delay_ms: 50}\nlayers: []\n") as running:
+        found = await answers(running, post(LENGTH) + get(b"/health", b"") * 50 + SECOND)
+        assert statuses(found) == [200] * 52
+        assert len(statuses(await answers(running, post(LENGTH) + get(b"/health", b"") * 5000 + SECOND))) < 102
+
+
 async def test_rubbish_behind_a_request_does_not_get_into_its_answer(tmp_path: Path) -> None:
     slow = "model: {use: scripted, default: one two three four five six, delay_ms: 30}\nlayers: []\nstreaming: true\n"
     async with gateway(tmp_path, slow) as running:

@@ -12,7 +12,7 @@ from typing import Any
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 MAX_HEAD = 64 * 1024
@@ -21,6 +21,8 @@ MAX_HEADERS = 200
 """Servers commonly allow 100 to 2000; each is looked at several times."""
 MAX_FRAMES = 2**20
 """Bytes round a body: sizes and extensions of its chunks, and trailers. Enough for 10 MB in pieces of 64 bytes."""
+MAX_QUEUED = 100
+"""Requests of one connection that wait for the one before them."""
 HEAD_SECONDS = 10.0
 """From the first byte of a request (or from the connection on) to the end of its headers, unless the application's
 state has `head_seconds`. A body that is not wanted may go on for so long, too."""
@@ -42,6 +44,8 @@ class Guarded(HttpToolsProtocol):
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], **more: Any) -> None:
         super().__init__(config, server_state, app_state, **more)
+        self._cycles: list[RequestResponseCycle] = []
+        """Requests whose answers are not complete, those that wait for their turn included."""
         self._head_seconds = float(app_state.get("head_seconds", HEAD_SECONDS))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -51,6 +55,9 @@ class Guarded(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._rest()
         self.resume_writing()
+        for cycle in self._cycles:  # uvicorn tells only the last one
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -97,6 +104,7 @@ class Guarded(HttpToolsProtocol):
             raise ValueError("a head to refuse")
         self._in_head, self._in_body = False, True
         super().on_headers_complete()
+        self._cycles.append(self.cycle)
 
     def _wrong(self) -> int:
         """The status that refuses this head, or 0."""
@@ -104,6 +112,8 @@ class Guarded(HttpToolsProtocol):
         size = len(self.url) + sum([len(value) for _, value in self.headers]) + sum(map(len, names))
         if len(names) > MAX_HEADERS or size > MAX_HEAD:
             return 431
+        if len(self.pipeline) >= MAX_QUEUED:
+            return 400
         is_old = self.parser.get_http_version() == "1.0"
         codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
         right = names.count(b"host") in ((0, 1) if is_old else (1,)) and codings in (
@@ -125,6 +135,7 @@ class Guarded(HttpToolsProtocol):
             self._keep_alive()
 
     def on_response_complete(self) -> None:
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         super().on_response_complete()
         if self.transport.is_closing():
             self._stall()
