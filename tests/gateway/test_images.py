@@ -199,7 +199,7 @@ def ask(place: str, address: str, rule: Rule) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_wherever_an_address_stands_it_is_looked_at(place: str) -> None:
-    for address in ("http://169.254.169.254/", "file:///etc/passwd", "//127.0.0.1/"):
+    for address in ("http://169.254.169.254/", "file:///etc/passwd", "http:127.0.0.1/", "\\\\127.0.0.1\\c$"):
         with pytest.raises(Refused, match="public http or https") as refused:
             ask(place, address, "public")
         assert refused.value.status == 400
@@ -223,6 +223,7 @@ def test_any_address_may_be_named_where_the_operator_says_so(place: str) -> None
     [
         {"type": "text", "text": "http://127.0.0.1/ is what I wrote"},
         {"type": "input_audio", "input_audio": {"data": "AAAA//8=", "format": "wav"}},
+        {"type": "input_audio", "input_audio": {"data": "//uQxAAAAAAAAAAAAAAAAAAAAAAA", "format": "mp3"}},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
         {"type": "file", "file": {"filename": "C:/letters/file: to print.pdf", "file_data": "data:application/pdf,"}},
     ],

@@ -28,8 +28,11 @@ READ = frozenset({"text", "refusal", "thinking", "title", "context", "filename",
 """Keys whose text is read and not fetched."""
 NAMED = re.compile(r"(?:.*_)?ur[il]s?", re.IGNORECASE)
 """Keys whose text is an address, whatever it looks like."""
-SCHEME = re.compile(r"[\x00-\x20]*(?:[a-z][a-z0-9+.-]*:)?[/\\]{2}|[\x00-\x20]*(?:file|data):", re.IGNORECASE)
-"""How a text begins that programs may take for an address."""
+SCHEME = re.compile(
+    r"[\x00-\x20]*(?:[a-z][a-z0-9+.-]*:[/\\]{2}|\\\\|(?:https?|ftp|file|data):)",
+    re.IGNORECASE,
+)
+"""How a text begins that programs may take for an address. Not two slashes alone: sounds in base64 begin like that."""
 HOST = re.compile(r"[\w.-]+")
 NUMERIC = re.compile(r"(?:\d+|0x[0-9a-f]*)", re.IGNORECASE)
 UNICAST = ipaddress.IPv6Network("2000::/3")
