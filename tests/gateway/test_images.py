@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -231,6 +231,15 @@ def test_any_address_may_be_named_where_the_operator_says_so(place: str) -> None
 def test_what_is_no_address_is_left_alone(part: dict[str, Any]) -> None:
     call = CHAT.decode(json.dumps(chat({"type": "image_url", "image_url": {"url": "data:,"}}) | chat(part)).encode())
     check(call.messages, call.sampling.more, "public")
+
+
+def test_what_models_cited_and_tools_were_asked_is_left_alone() -> None:
+    call = {"id": "1", "type": "custom", "custom": {"name": "fetch", "input": "http://10.0.0.1/"}}
+    cited = {"annotations": [{"type": "url_citation", "url_citation": {"url": "http://10.0.0.1/"}}]}
+    turn = {"role": "assistant", "content": "x", "tool_calls": [call], "reasoning_content": "http://10.0.0.1/", **cited}
+    asked = CHAT.decode(json.dumps({"messages": [turn]}).encode())
+    for rule in get_args(Rule):
+        check(asked.messages, asked.sampling.more, rule)
 
 
 def test_addresses_in_schemas_of_tools_are_left_alone() -> None:

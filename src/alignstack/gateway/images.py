@@ -24,8 +24,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 LOCAL = tuple(".corp .home .home.arpa .internal .intranet .lan .local .localdomain .localhost .private .svc".split())
 """Ends of names that stand for machines of a network, not of the internet."""
-READ = frozenset({"text", "refusal", "thinking", "title", "context", "filename", "name", "type", "detail"})
+READ = frozenset(
+    "text refusal thinking reasoning reasoning_content title context filename name type detail arguments input".split()
+)
 """Keys whose text is read and not fetched."""
+CITED = "annotations"
+"""What a model has cited in an earlier turn."""
 NAMED = re.compile(r"(?:.*_)?ur[il]s?", re.IGNORECASE)
 """Keys whose text is an address, whatever it looks like."""
 SCHEME = re.compile(
@@ -74,7 +78,11 @@ def _texts(value: Any, key: str) -> Iterable[tuple[str, str]]:
         elif isinstance(value, list):
             stack += [(key, item) for item in value]
         elif isinstance(value, dict):
-            stack += [item for item in value.items() if not (item[0] in READ and isinstance(item[1], str))]
+            stack += [(key, item) for key, item in value.items() if key != CITED and not _is_read(key, item)]
+
+
+def _is_read(key: str, item: Any) -> bool:
+    return isinstance(item, str) and key in READ
 
 
 def _check(url: str, rule: Rule, param: str) -> None:
