@@ -67,6 +67,13 @@ class Stack:
     on_block: Literal["refusal", "error"] = "refusal"
     """What the gateway sends when a layer blocks."""
 
+    def warm(self) -> None:
+        """Has layers that can do so prepare for many requests; takes seconds at the first time."""
+        for placed in self.layers:
+            prepare = getattr(placed.layer, "warm", None)
+            if prepare is not None:
+                prepare()
+
     def placed(self, name: str) -> Placed | None:
         return next((placed for placed in self.layers if placed.name == name), None)
 

@@ -194,7 +194,9 @@ class Worker:
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            opened = services(load(self.stack_file))
+            deployment = load(self.stack_file)
+            deployment.stack.warm()
+            opened = services(deployment)
             self.gateway.services = await opened.__aenter__()
             scope["state"]["head_seconds"] = self.gateway.services.deployment.settings.head_seconds
         except AlignstackError as error:
@@ -227,6 +229,7 @@ class Worker:
         held = self.gateway.services
         try:
             deployment = await asyncio.to_thread(load, self.stack_file)
+            await asyncio.to_thread(deployment.stack.warm)
         except AlignstackError as error:
             log.error("the stack file was not taken over: %s", error)
             held.metrics.reloaded(ok=False)

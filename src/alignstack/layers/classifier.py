@@ -15,9 +15,10 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
@@ -232,10 +233,18 @@ class Linear:
             parts = PART.findall(text) if len(text) >= LONG_TEXT else []
             pieces += [text, *parts]
             margins += [0.0, *[PART_MARGIN] * len(parts)]
+        if _compiled is not None:
+            return self._at_once(pieces, margins)
         several = range(0, len(pieces), MAX_PIECES)
         found = [self._best(pieces[at : at + MAX_PIECES], margins[at : at + MAX_PIECES]) for at in several]
         logit, keys, words = max(found, key=itemgetter(0))
         return dict(zip(self.labels, [_sigmoid(logit), *self._hazards(keys, words)], strict=True))
+
+    def _at_once(self, pieces: Sequence[str], margins: Sequence[float]) -> dict[str, float]:
+        assert _compiled is not None
+        raw = np.frombuffer(f" {BREAK.join(pieces).lower()}    ".encode(errors="replace"), np.uint8)
+        found = _compiled(raw, _CODES, np.array(margins), self.harm, self.hazards, self._slopes, self._offsets)
+        return dict(zip(self.labels, found.tolist(), strict=True))
 
     def _best(self, pieces: Sequence[str], margins: Sequence[float]) -> tuple[float, NDArray[np.uint32], int]:
         """Of the most harmful piece: the log-odds of harm, its keys, how many of them are of words."""
@@ -258,6 +267,21 @@ class Linear:
         rows = self.hazards.take((keys & _BUCKET) >> _SHARED, axis=0)
         logits = (lengths @ rows.astype(np.float64)) * self._slopes[1:] + self._offsets[1:]
         return [_sigmoid(logit) for logit in logits.tolist()]
+
+
+_compiled: Callable[..., NDArray[np.float64]] | None = None
+"""Does what `Linear._best` and `Linear._hazards` do, once `warm` has found numba."""
+
+
+def warm() -> None:
+    """Compiles the scoring, or finds it compiled; without numba (the extra `fast`) it stays with numpy."""
+    global _compiled
+    if _compiled is None and find_spec("numba"):
+        from alignstack.kernels.hashed_linear import most_harmful
+
+        model = load(EMBEDDED)
+        _compiled = most_harmful
+        model.score("compile")
 
 
 def _sigmoid(logit: float) -> float:
@@ -349,6 +373,10 @@ class Classifier:
             threshold=config.threshold,
             quick=True,
         )
+
+    def warm(self) -> None:
+        """For whoever is about to ask many times."""
+        warm()
 
     async def check(self, view: View) -> Verdict:
         """On a running stream the new text and `CONTEXT` characters before it are judged, as one short text: what the
