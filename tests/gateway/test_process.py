@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from alignstack.store.traces import SqliteTraces
-from tests.gateway.conformance import reading
+from tests.gateway.conformance import reading, workers
 from tests.gateway.conformance.clients import PATHS, Clients, body, clients
 from tests.gateway.conformance.process import ENDS, Process, command, new_key, serve
 from tests.gateway.conformance.upstream import SCRIPTS, Upstream, upstream
@@ -139,7 +139,8 @@ async def test_a_reload_reads_the_policy_again_in_every_worker(tmp_path: Path, s
     policy = tmp_path / "policy.yaml"
     policy.write_text("{extends: built-in, name: mine, block_text: I can't help with that. Before.}", encoding="utf-8")
     stack = write_stack(tmp_path, server, policy="policy.yaml")
-    async with serve(stack, "--workers", "2") as process, clients(process.url) as ask:
+    async with serve(stack, "--workers", "2", TMPDIR=str(tmp_path)) as process, clients(process.url) as ask:
+        await workers.count(tmp_path, 2)
         blocked = body("chat", "a bomb", stream=False)
         assert (await ask.by_sdk("chat", blocked)).read.text == "I can't help with that. Before."
         policy.write_text(
@@ -149,6 +150,23 @@ async def test_a_reload_reads_the_policy_again_in_every_worker(tmp_path: Path, s
         await process.says("serving stack", times=2)
         answers = await asyncio.gather(*(ask.by_hand("chat", blocked) for _ in range(8)))
         assert {seen.read.text for seen in answers} == {"I can't help with that. After."}
+
+
+async def test_of_many_reloads_the_last_one_stays(tmp_path: Path, server: Upstream) -> None:
+    stack = write_stack(tmp_path, server)
+    async with serve(stack) as process, clients(process.url) as ask:
+
+        async def refusal() -> str:
+            return (await ask.by_hand("chat", body("chat", "a bomb", stream=False))).read.text
+
+        for number in range(5):
+            write_stack(tmp_path, server, refusal=f"Number {number}.")
+            process.signal(signal.SIGHUP)
+        async with asyncio.timeout(ENDS):
+            while await refusal() != "Number 4.":
+                continue
+        await asyncio.sleep(0.3)  # for an older one that took longer
+        assert await refusal() == "Number 4."
 
 
 @pytest.mark.parametrize("broken", ["{model: {use: openai_htp}}", "{", "{model: {use: scripted}, layers: [{use: x}]}"])

@@ -67,6 +67,7 @@ def serve(
 ) -> None:
     """Runs until it is told to stop; `listening` is told the address and the stack. Raises ConfigError before anything
     listens, for a stack file with errors and for an address that others could reach without a key."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload; its default ends the process
     deployment = load(stack_file)
     configure(deployment.settings.log)
     check_bind(host, keys=KeyRing(SqliteKeys(), SystemClock()).any)
@@ -178,6 +179,9 @@ class Worker:
         """Under way."""
         self.idle = asyncio.Event()
         """A request was the last one under way."""
+        self.opened = asyncio.Event()
+        self._reloads: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -193,6 +197,7 @@ class Worker:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload_soon)
         try:
             deployment = load(self.stack_file)
             deployment.stack.warm()
@@ -202,7 +207,7 @@ class Worker:
         except AlignstackError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload_soon)
+        self.opened.set()
         _settle_memory()
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -220,8 +225,16 @@ class Worker:
                     await self.idle.wait()
 
     def reload_soon(self) -> None:
-        """What SIGHUP asks for."""
-        self._reloading = asyncio.ensure_future(self.reload())
+        """What SIGHUP asks for, which may come before there is anything to reload."""
+        task = asyncio.ensure_future(self._reload_next())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload_next(self) -> None:
+        """One after the other: the files that were read last are those that stay."""
+        await self.opened.wait()
+        async with self._reloading:
+            await self.reload()
 
     async def reload(self) -> None:
         """Takes over the files as they are now, or says what is wrong with them and goes on as before. Reading them
