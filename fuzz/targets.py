@@ -6,6 +6,9 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
+import uvicorn
+from uvicorn.server import ServerState
+
 from alignstack import policy
 from alignstack.core.layer import LayerInfo, View
 from alignstack.core.messages import Message, user
@@ -19,6 +22,7 @@ from alignstack.gateway.dialects import moderations
 from alignstack.gateway.dialects.chat import CHAT
 from alignstack.gateway.dialects.messages import MESSAGES
 from alignstack.gateway.dialects.responses import RESPONSES
+from alignstack.gateway.listen import Guarded
 from alignstack.models import anthropic_http, openai_http
 from alignstack.models.http import Answer, Events
 from alignstack.models.wire import Failed
@@ -240,7 +244,88 @@ async def _served(stack: Stack, release: Callable[[Sequence[Delta]], Any]) -> No
             assert outcome.status in ("delivered", "blocked", "cut", "unavailable")
 
 
+# Connections
+
+
+class _Line:
+    """The gateway's end of a connection."""
+
+    def __init__(self) -> None:
+        self.sent, self.closed = bytearray(), False
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+
+Request = tuple[str, bytes, tuple[tuple[bytes, bytes], ...], bytes]
+
+
+async def _talk(parts: Sequence[bytes]) -> tuple[list[Request], _Line]:
+    """The requests that were read to their ends, and what was answered."""
+    seen: list[Request] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body, more = body + message["body"], message["more_body"]
+        seen.append((scope["method"], scope["raw_path"], tuple(scope["headers"]), body))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    config = uvicorn.Config(app, http=Guarded, lifespan="off", log_config=None)
+    line, guarded = _Line(), Guarded(config, ServerState(), {})
+    guarded.connection_made(line)  # type: ignore[arg-type]
+    for part in parts:
+        if line.closed:
+            break
+        guarded.data_received(part)
+        for _ in range(4 * len(guarded.tasks) + 4):
+            await asyncio.sleep(0)
+    line.closed = True
+    guarded.connection_lost(None)
+    await asyncio.gather(*guarded.tasks, return_exceptions=True)
+    return seen, line
+
+
+def connection(data: bytes) -> None:
+    """Which requests are read does not depend on the pieces in which they come, and none can be read in two ways."""
+    if not data:
+        return
+    seen, line = asyncio.run(_talk(_pieces(data)))
+    at_once, _ = asyncio.run(_talk([data[1:]]))
+    assert seen[: len(at_once)] == at_once, "what follows a bad request was read"
+    assert line.sent.count(b"HTTP/1.1 200") <= len(seen)
+    for _, path, headers, content in seen:
+        names = [name for name, _ in headers]
+        assert path.isascii() and names.count(b"host") <= 1 and names.count(b"content-length") <= 1
+        assert names.count(b"transfer-encoding") + names.count(b"content-length") <= 1
+        assert not any(set(value) & {0, 10, 13} for _, value in headers)
+        assert all(int(value) == len(content) for name, value in headers if name == b"content-length")
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
-    for target in (chat, responses, messages, scores, address, openai_stream, anthropic_stream, serving)
+    for target in (chat, responses, messages, scores, address, openai_stream, anthropic_stream, serving, connection)
 }
