@@ -59,7 +59,7 @@ def right_origin(scope: Scope, allowed: Collection[str]) -> bool:
 
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST"),
-    (b"access-control-allow-headers", b"authorization, content-type, x-api-key, anthropic-version"),
+    (b"access-control-allow-headers", b"authorization, *"),  # the SDKs add many of their own; `*` leaves that one out
     (b"access-control-max-age", b"600"),
 ]
 """What a browser asks before it lets a page call."""
