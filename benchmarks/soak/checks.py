@@ -74,12 +74,14 @@ def _allowed(got: Got) -> bool:
     return got.ask.script.allows(text)
 
 
-def well_formed(all_got: Sequence[Got], killed: Sequence[Killed], stray: int) -> Check:
-    """Every answer ends as it should, once, unless its client or its worker went away."""
+def well_formed(all_got: Sequence[Got], killed: Sequence[Killed], stray: int, refused: int) -> Check:
+    """Every answer ends as it should, once, unless its client or its worker went away. `stray`: bytes that nobody
+    asked for; `refused`: connections that could not be made, not even a dead worker is a reason for that."""
     broken = [got for got in all_got if got.how == "broken"]
     problems = [of(got) + (got.problem or "was broken off") for got in all_got
                 if got.how in ("malformed", "stuck") or (got.how == "broken" and not excused(got, killed))]  # fmt: skip
     problems += [f"{stray} bytes that nobody asked for"] if stray else []
+    problems += [f"{refused} connections were refused"] if refused else []
     left = sum(got.how == "left" for got in all_got)
     said = f"{len(all_got)} requests, {left} left by their clients, {len(broken)} broken by {len(killed)} kills"
     return Check(name="well-formed, one terminator", said=said, problems=problems)

@@ -158,12 +158,13 @@ class Crowd:
     async def _client(self, group: Group, index: int, until: float) -> None:
         draw = Random(f"{self.seed} {group.name} {index}")
         await asyncio.sleep(draw.uniform(0, group.think_s))
+        names = self._names(draw, group, index)
         while time.time() < until:
             connection = await self._connected()
             for _ in range(draw.randint(1, REQUESTS_OF_A_CONNECTION)):
                 if connection is None or not connection.open or time.time() >= until:
                     break
-                await self.exchange(connection, group, self._ask(draw, group))
+                await self.exchange(connection, group, self._ask(draw, group, next(names)))
                 await asyncio.sleep(draw.uniform(0.5, 1.5) * group.think_s)
             if connection is None:
                 await asyncio.sleep(0.2)
@@ -218,9 +219,14 @@ class Crowd:
         except answers.Malformed as error:
             got.how, got.problem = "malformed", str(error)
 
-    def _ask(self, draw: Random, group: Group) -> Ask:
+    def _names(self, draw: Random, group: Group, index: int) -> Iterator[str]:
+        """Of scripts. Each client begins with another one, so that even a short run leaves none out."""
         names = GOOD if group.steady else tuple(self.scripts)
-        (name,) = draw.choices(names, [self.scripts[name] for name in names])
+        yield names[index % len(names)]
+        while True:
+            yield from draw.choices(names, [self.scripts[name] for name in names])
+
+    def _ask(self, draw: Random, group: Group, name: str) -> Ask:
         route, stream = draw.choice(tuple(PATHS)), draw.random() < 0.6
         kind: Kind = "asks" if group.steady else _kind(draw)
         leaves = None if group.steady else _leaves(draw, name, stream, self.pace)

@@ -122,7 +122,7 @@ async def soak(plan: Plan, folder: Path) -> tuple[str, list[Check]]:
     counting = 1 if plan.storage != "memory://" else plan.workers + len(serving.killed)
     found = [
         checks.unchecked(crowd.got),
-        checks.well_formed(crowd.got, serving.killed, Connection.stray),
+        checks.well_formed(crowd.got, serving.killed, Connection.stray, crowd.refused),
         checks.outcomes(crowd.got),
         checks.accounted(crowd.got, ledger, serving.killed, seen["numbers"], serving.key_ids),
         checks.rate(ledger, serving.key_ids["limited-0"], A_MINUTE, counting),

@@ -36,7 +36,7 @@ async def test_whatever_the_model_server_does_nothing_leaks_and_everything_is_wr
     assert {got.ask.script.name for got in crowd.got} >= {*GOOD, *STOPPED, *BROKEN} - {"hang"}
     found = [
         checks.unchecked(crowd.got),
-        checks.well_formed(crowd.got, [], Connection.stray),
+        checks.well_formed(crowd.got, [], Connection.stray, crowd.refused),
         checks.outcomes(crowd.got),
         checks.accounted(crowd.got, entries, [], seen["numbers"], ids),
         checks.concurrency(seen["peak"]["capped"], SMALL.keys["capped-0"].concurrent or 0, 1),
