@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, TypeGuard
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -63,11 +64,17 @@ def last_user_text(messages: Iterable[Message]) -> str:
 def digest(*parts: object) -> str:
     """SHA-256 (64 hex digits) of the exact JSON of `parts`; conversations are hashed by role, content and whatever else
     travels with a turn."""
-    plain = [[_plain(m) for m in p] if _is_conversation(p) else p for p in parts]
-    return hashlib.sha256(_encode(plain).encode()).hexdigest()
+    written = [_written(part) if _is_conversation(part) else _encode(part) for part in parts]
+    return hashlib.sha256(f"[{','.join(written)}]".encode()).hexdigest()
 
 
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+
+@lru_cache(maxsize=64)
+def _written(messages: Conversation) -> str:
+    """A request is hashed some four times on its way, with what else each layer sees."""
+    return _encode([_plain(message) for message in messages])
 
 
 def _plain(message: Message) -> list[object]:

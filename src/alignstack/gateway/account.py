@@ -18,7 +18,7 @@ PER_MESSAGE = 4
 """Tokens that chat templates add to a turn."""
 ANSWER = 1024
 """Tokens reserved for an answer whose client sets no bound; chosen by hand."""
-OPENING = 200
+OPENING = 100
 """Characters in which an answer says that it declines."""
 
 WORST: tuple[Status, ...] = ("abandoned", "unavailable", "blocked", "cut", "refused", "delivered")

@@ -69,6 +69,8 @@ class Exchange:
         self.settled = False
         self.first_token_s: float | None = None
         self.begun = False
+        self.unsent = b""
+        """Events that wait for the next ones, to leave with them."""
         self.opened = False
         self.ask: Check = check if call.n == 1 else _AskedOnce()
 
@@ -169,9 +171,11 @@ class Exchange:
         if outcome is not None and outcome.status == "blocked":
             await self._blocked(index, outcome)
         if self.events is not None and self._error() is None:
-            await self._stream(self._beginning(self.events) + self.events.finish(index, self._ending(serving)))
+            self.unsent += self._beginning(self.events) + self.events.finish(index, self._ending(serving))
         if self.ended == self.call.n:
             await self._conclude()
+        elif self.unsent:
+            await self._stream(b"")
 
     async def _blocked(self, index: int, outcome: OutcomeEvent) -> None:
         wait = self.deployment.settings.block_seconds - (self.clock.tick() - self.tick)
@@ -185,10 +189,10 @@ class Exchange:
         self.gone.stop()
         await self._settle()
         error = self._error()
-        if self.events is not None and self.opened:
+        if self.events is not None and (self.opened or error is None):
             endings = [self._ending(serving) for serving in self.servings]
             last = self.events.end(endings) if error is None else self.events.error(error)
-            await self.send({"type": "http.response.body", "body": last})
+            await self._stream(last, more=False)
         elif error is not None:
             headers = [*self._head(), JSON, *encoded(error.headers)]
             await respond(self.send, error.status, self.dialect.error(error), headers)
@@ -230,13 +234,15 @@ class Exchange:
         first, self.begun = not self.begun, True
         return events.start() if first else b""
 
-    async def _stream(self, data: bytes) -> None:
+    async def _stream(self, data: bytes, *, more: bool = True) -> None:
+        """Sends what is unsent, then `data`."""
         if not self.opened:
             self.opened = True
             headers = [*EVENTS, *self._head()]
             await self.send({"type": "http.response.start", "status": 200, "headers": headers})
-        if data:
-            await self.send({"type": "http.response.body", "body": data, "more_body": True})
+        data, self.unsent = self.unsent + data, b""
+        if data or not more:
+            await self.send({"type": "http.response.body", "body": data, "more_body": more})
 
     def _head(self) -> list[tuple[bytes, bytes]]:
         name = (b"x-request-id", self.id.encode())

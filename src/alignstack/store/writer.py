@@ -1,8 +1,9 @@
 """Rows written behind the event loop: many writers wait at once, one thread writes for all of them.
 
-A request does not pay for its own trip to the disk. Rows queue up while the thread is writing, and the next statement
-takes all that wait. sqlite gives the interpreter's lock away with every statement and may wait milliseconds to get it
-back from a busy event loop; so rows of one table go in by ONE insert of many rows, which is a transaction by itself.
+A request does not pay for its own trip to the disk. Rows gather while the thread is writing, and the next batch has all
+of them: the thread is woken once for each batch, not for each row. sqlite gives the interpreter's lock away with every
+statement and may wait milliseconds to get it back from a busy event loop; so rows of one table go in by ONE insert of
+many rows, which is a transaction by itself.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from alignstack.core.errors import Unavailable
@@ -22,9 +23,6 @@ from alignstack.store.database import STATEMENTS, connect, faults
 
 ROWS = 64
 """Rows of one statement at most: beyond that a longer statement saves nothing more. Chosen by hand."""
-
-BATCH = 1024
-"""Items taken from the queue at once, so that the first of them do not wait for too many others. Chosen by hand."""
 
 LONGEST_QUEUE = 20_000
 """Items that may wait; beyond that the disk does not keep up, and memory is not the place for the rest. By hand."""
@@ -56,7 +54,11 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._connection = connect(path)
-        self._queue: SimpleQueue[Item | None] = SimpleQueue()
+        self._gathered: list[Item] = []
+        self._writing = 0
+        """Items that the thread has."""
+        self._flushing = False
+        self._queue: SimpleQueue[list[Item] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[None] | None = None
         self._thread = threading.Thread(target=self._run, name=f"writer of {path.name}", daemon=True)
@@ -64,8 +66,8 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Items in the queue."""
-        return self._queue.qsize()
+        """Items that are not written yet."""
+        return len(self._gathered) + self._writing
 
     def submit(self, table: Table, row: tuple[Any, ...]) -> "asyncio.Future[None]":
         """Done once the row is committed; the future raises Unavailable when it could not be. A future that is
@@ -80,6 +82,7 @@ class Writer:
         """Write what waits, then close the file."""
         if self._ended is None:
             self._ended = self._bound().create_future()
+            self._queue.put(self._gathered)
             self._queue.put(None)
         await asyncio.shield(self._ended)
 
@@ -87,11 +90,25 @@ class Writer:
         future: asyncio.Future[Any] = self._bound().create_future()
         if self._ended is not None:
             future.set_exception(Unavailable(f"the store {str(self.path)!r} is closed"))
-        elif self._queue.qsize() >= LONGEST_QUEUE:
+        elif len(self._gathered) >= LONGEST_QUEUE:
             future.set_exception(Unavailable(f"the store {str(self.path)!r} does not keep up: its disk is too slow"))
         else:
-            self._queue.put((table, what, future))
+            self._gathered.append((table, what, future))
+            self._flush_soon()
         return future
+
+    def _flush_soon(self) -> None:
+        """Not at once: what else is ready to run now may have rows too."""
+        if self._gathered and not self._writing and not self._flushing and self._ended is None:
+            self._flushing = True
+            self._bound().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._ended is None:
+            batch, self._gathered = self._gathered, []
+            self._writing = len(batch)
+            self._queue.put(batch)
 
     def _bound(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -99,22 +116,16 @@ class Writer:
         return self._loop
 
     def _run(self) -> None:
-        batch: list[Item | None] = []
-        while not batch or batch[-1] is not None:
-            batch = self._take()
-            self._answer(_resolve, self._write([item for item in batch if item is not None]))
+        while (batch := self._queue.get()) is not None:
+            self._answer(self._written, self._write(batch))
         self._connection.close()
         self._answer(_end, self._ended)
 
-    def _take(self) -> list[Item | None]:
-        """All that waits, up to the None that ends the thread."""
-        batch = [self._queue.get()]
-        while batch[-1] is not None and len(batch) < BATCH:
-            try:
-                batch.append(self._queue.get_nowait())
-            except Empty:
-                break
-        return batch
+    def _written(self, answers: Sequence[Answer]) -> None:
+        """In the event loop."""
+        self._writing = 0
+        _resolve(answers)
+        self._flush_soon()
 
     def _write(self, batch: Sequence[Item]) -> list[Answer]:
         """Everyone who waits, with what they get."""

@@ -12,6 +12,8 @@ _UNSEEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 
 def plain(text: str) -> str:
     """NFKC, one kind of quote, apostrophe and dash, no invisible characters, runs of blanks as one; case is kept."""
+    if text.isascii():  # of all that only the backtick is left
+        return re.sub(r"\s+", " ", text.replace("`", "'")).strip()
     folded = _UNSEEN.sub("", unicodedata.normalize("NFKC", text.translate(_SAME)).translate(_SAME))
     return re.sub(r"\s+", " ", folded).strip()
 
