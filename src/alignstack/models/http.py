@@ -161,6 +161,8 @@ class Server:
                         for event in events.feed(part) if part else events.end():
                             for delta in answer.take(event):
                                 yield delta
+                            if answer.done:
+                                break
                 finish = answer.finish()
             except BaseException:
                 wire.close()
@@ -309,8 +311,9 @@ class Events:
     rest: bytes = b""
     total: int = 0
 
-    def feed(self, part: bytes) -> list[bytes]:
-        """The data of the events that `part` completes. Raises Failed for what is no event stream."""
+    def feed(self, part: bytes) -> Iterator[bytes]:
+        """The data of the events that `part` completes. Raises Failed for what is no event stream, after those before
+        it: in which parts a stream comes makes no difference."""
         self.total += len(part)
         text = self.rest + part
         if b"\r" in text:
@@ -318,15 +321,13 @@ class Events:
         *blocks, self.rest = text.split(b"\n\n")
         if self.total > MAX_BYTES:
             raise _endless()
-        if len(self.rest) > MAX_EVENT:
-            raise Failed("sent a line that does not end")
-        events: list[bytes] = []
         for block in blocks:
             if block.startswith(b"data: ") and b"\n" not in block:
-                events.append(block[6:])
+                yield block[6:]
             else:
-                events += _data(block)
-        return events
+                yield from _data(block)
+        if len(self.rest) > MAX_EVENT:
+            raise Failed("sent a line that does not end")
 
     def end(self) -> list[bytes]:
         """What stood after the last blank line, less a last line that was cut off."""
