@@ -115,6 +115,28 @@ async def test_model_servers_are_sent_the_same_head_whatever_the_client_says(tmp
     assert len({re.sub(rb"Content-Length: \d+", b"", one) for one in asked}) == 1
 
 
+METADATA = "http://[::ffff:a9fe:a9fe]/latest/meta-data/"
+POINTED = {
+    "/v1/chat/completions": {"type": "image_url", "image_url": {"url": METADATA}},
+    "/v1/responses": {"type": "input_image", "image_url": METADATA},
+    "/v1/messages": {"type": "image", "source": {"type": "url", "url": METADATA}},
+}
+
+
+@pytest.mark.parametrize("path", ASK)
+async def test_no_model_server_is_pointed_at_the_network_it_stands_in(tmp_path: Path, path: str) -> None:
+    asked: list[bytes] = []
+    async with raw_server(asked=asked) as url:
+        model = f"{{use: openai_http, base_url: '{url}', model: tiny, max_retries: 0}}"
+        async with gateway(tmp_path, f"model: {model}\nlayers: []\n") as running, aiohttp.ClientSession() as session:
+            turn = {"role": "user", "content": [POINTED[path]]}
+            body = {"max_tokens": 9, "messages": [turn]} if path != "/v1/responses" else {"input": [turn]}
+            async with session.post(running.url + path, json=body) as answer:
+                assert answer.status == 400
+                assert "public" in (await answer.json())["error"]["message"]
+    assert not asked
+
+
 # Secrets
 
 
