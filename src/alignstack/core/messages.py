@@ -71,10 +71,19 @@ def digest(*parts: object) -> str:
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 
-@lru_cache(maxsize=64)
 def _written(messages: Conversation) -> str:
-    """A request is hashed some four times on its way, with what else each layer sees."""
+    """A request is hashed some four times on its way, with what else each layer sees; a short one is written once."""
+    long = sum([len(message.content) + len(message.parts) + len(message.more) for message in messages]) > SHORT
+    return _write(messages) if long else _write_once(messages)
+
+
+def _write(messages: Conversation) -> str:
     return _encode([_plain(message) for message in messages])
+
+
+SHORT = 10_000
+"""Characters of a conversation up to which its JSON is remembered for a while: less than a megabyte in all."""
+_write_once = lru_cache(maxsize=64)(_write)
 
 
 def _plain(message: Message) -> list[object]:
