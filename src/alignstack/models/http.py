@@ -309,16 +309,19 @@ class Events:
     """Splits a stream of server-sent events into the data of each."""
 
     rest: bytes = b""
+    half: bytes = b""
+    """The first half of a line end that came in two parts."""
     total: int = 0
 
     def feed(self, part: bytes) -> Iterator[bytes]:
         """The data of the events that `part` completes. Raises Failed for what is no event stream, after those before
         it: in which parts a stream comes makes no difference."""
         self.total += len(part)
-        text = self.rest + part
-        if b"\r" in text:
-            text = text.replace(b"\r\n", b"\n")
-        *blocks, self.rest = text.split(b"\n\n")
+        if self.half or b"\r" in part:
+            part = self.half + part
+            self.half = b"\r" if part.endswith(b"\r") else b""
+            part = part.removesuffix(b"\r").replace(b"\r\n", b"\n")
+        *blocks, self.rest = (self.rest + part).split(b"\n\n")
         if self.total > MAX_BYTES:
             raise _endless()
         for block in blocks:
