@@ -11,6 +11,7 @@ from alignstack.core.verdict import Verdict
 Mode = Literal["enforce", "shadow"]
 OnError = Literal["block", "allow"]
 Fault = Literal["error", "timeout"]
+Status = Literal["delivered", "blocked", "cut", "unavailable", "abandoned"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,7 @@ class ModelEvent:
 class OutcomeEvent:
     """How it ended for the client."""
 
-    status: Literal["delivered", "blocked", "cut", "unavailable", "abandoned"]
+    status: Status
     """`blocked`: nothing but the refusal text; `cut`: a stream ended early; `unavailable`: no answer could be had;
     `abandoned`: the client went away."""
     delivered: str

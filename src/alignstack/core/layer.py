@@ -7,7 +7,7 @@ verdict stays separate and attribution can say who did what.
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
-from alignstack.core.messages import Conversation, digest, user_text
+from alignstack.core.messages import Conversation, seal, user_text, written
 from alignstack.core.normalise import readings
 from alignstack.core.verdict import Verdict
 
@@ -75,11 +75,23 @@ class View:
         """SHA-256 of the exact input bytes (on a stream, of those and of where the looks before had ended): with the
         layer's version, the key of the memo."""
         if "digest" not in self._once:
-            before, draft = (
-                (self.earlier, (self.draft or "")[self.seen :]) if self.earlier else (self.messages, self.draft)
-            )
-            self._once["digest"] = digest(self.phase, before, draft, self.final)
+            before = written(self.earlier) if self.earlier else self._conversation
+            draft = self.draft[self.seen :] if self.earlier and self.draft is not None else self.draft
+            self._once["digest"] = seal(written(self.phase), before, written(draft), written(self.final))
         return str(self._once["digest"])
+
+    @property
+    def _conversation(self) -> str:
+        """As it is hashed. Later views of the same conversation are handed it: a request is hashed some four times."""
+        if "conversation" not in self._once:
+            self._once["conversation"] = written(self.messages)
+        return str(self._once["conversation"])
+
+    def at(self, phase: Phase, *, draft: str | None = None) -> "View":
+        """The same request further down."""
+        view = View(phase=phase, messages=self.messages, draft=draft, caller=self.caller, audit=self.audit)
+        view._once["conversation"] = self._conversation
+        return view
 
     def grown(self, draft: str, before: "View | None") -> "View":
         """The next look at a stream, after the look `before`; it hashes the new text alone, so that all looks together

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal, TypeGuard
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -64,26 +63,20 @@ def last_user_text(messages: Iterable[Message]) -> str:
 def digest(*parts: object) -> str:
     """SHA-256 (64 hex digits) of the exact JSON of `parts`; conversations are hashed by role, content and whatever else
     travels with a turn."""
-    written = [_written(part) if _is_conversation(part) else _encode(part) for part in parts]
-    return hashlib.sha256(f"[{','.join(written)}]".encode()).hexdigest()
+    return seal(*map(written, parts))
+
+
+def seal(*parts: str) -> str:
+    """`digest` of what has been `written` already."""
+    return hashlib.sha256(f"[{','.join(parts)}]".encode()).hexdigest()
+
+
+def written(part: object) -> str:
+    """The JSON that `digest` hashes."""
+    return _encode([_plain(message) for message in part] if _is_conversation(part) else part)
 
 
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
-
-
-def _written(messages: Conversation) -> str:
-    """A request is hashed some four times on its way, with what else each layer sees; a short one is written once."""
-    long = sum([len(message.content) + len(message.parts) + len(message.more) for message in messages]) > SHORT
-    return _write(messages) if long else _write_once(messages)
-
-
-def _write(messages: Conversation) -> str:
-    return _encode([_plain(message) for message in messages])
-
-
-SHORT = 10_000
-"""Characters of a conversation up to which its JSON is remembered for a while: less than a megabyte in all."""
-_write_once = lru_cache(maxsize=64)(_write)
 
 
 def _plain(message: Message) -> list[object]:
@@ -93,4 +86,4 @@ def _plain(message: Message) -> list[object]:
 
 
 def _is_conversation(value: object) -> TypeGuard[Conversation]:
-    return isinstance(value, tuple) and bool(value) and all(isinstance(item, Message) for item in value)
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Message)

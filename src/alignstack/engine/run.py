@@ -9,11 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 from alignstack.core.errors import ConfigError, NotFound, Problem
-from alignstack.core.events import Event, LayerError, LayerEvent, ModelEvent, OutcomeEvent, RequestEvent
+from alignstack.core.events import Event, LayerError, LayerEvent, ModelEvent, OutcomeEvent, RequestEvent, Status
 from alignstack.core.layer import View
 from alignstack.core.messages import Conversation
 from alignstack.core.ports import Clock, Delta, Sampling
@@ -155,8 +154,7 @@ class Serving:
         released. On leaving, shadow layers have decided. To cancel is to abandon the request: the model stops."""
         self.events.append(RequestEvent(messages=messages, caller=self.caller))
         async with self.tasks:
-            outcome = await self._outcome(messages)
-            self.outcome = replace(outcome, seconds=self.clock.tick() - self.tick)
+            self.outcome = await self._outcome(messages)
             _cancel(self.enforcing)
             yield self.outcome
 
@@ -168,7 +166,7 @@ class Serving:
     @property
     def trace(self) -> Trace:
         """Everything that happened so far."""
-        outcome = self.outcome or self._abandoned()
+        outcome = self.outcome or self._ended("abandoned")
         return Trace(
             id=self.trace_id,
             stack=self.stack.fingerprint,
@@ -177,10 +175,6 @@ class Serving:
             censored=self._censored(outcome),
             events=(*self.events, outcome),
         )
-
-    def _abandoned(self) -> OutcomeEvent:
-        seconds = self.clock.tick() - self.tick
-        return OutcomeEvent(status="abandoned", delivered="".join(self.sent), seconds=seconds)
 
     def _censored(self, outcome: OutcomeEvent) -> bool:
         """Was any layer that is on, the model included, not asked, or not asked about the whole answer?"""
@@ -193,21 +187,21 @@ class Serving:
     async def _outcome(self, messages: Conversation) -> OutcomeEvent:
         view: View | None = View(phase="request", messages=messages, caller=self.caller)
         view = await self._through(view, race=self.stack.race) if view else None
-        view = await self._through(replace(view, phase="prompt")) if view else None
+        view = await self._through(view.at("prompt")) if view else None
         if view is None:
-            return self._blocked()
-        view = replace(view, phase="output")
+            return self._ended("blocked")
+        view = view.at("output")
         return await (self._streamed(view) if self.stack.streams(self.off) else self._whole(view))
 
     async def _through(self, view: View, *, race: bool = False) -> View | None:
         """One phase: what the next one sees, or None when an enforcing layer blocks. With `race` vetoes are started
         and not waited for."""
-        for barrier, group in groupby(self.stack.acting(view.phase, self.off), key=lambda placed: placed.barrier):
+        for barrier, group in self.stack.groups(view.phase, self.off):
             if not barrier:
                 asked = self._start(group, view)
                 if race:
                     self.racing += asked
-                elif await _any_blocks(asked):
+                elif asked and await _any_blocks(asked):
                     return None
                 continue
             for placed in group:
@@ -219,9 +213,13 @@ class Serving:
 
     def _start(self, group: Iterable[Placed], view: View, at_token: int | None = None) -> list[Asked]:
         """Asks layers at the same time; returns the answers of those that enforce."""
-        asked = [(placed, self._ask(placed, view, at_token)) for placed in group]
-        enforcing = [answer for placed, answer in asked if placed.mode == "enforce"]
-        self.enforcing += [answer for answer in enforcing if isinstance(answer, asyncio.Task)]
+        enforcing: list[Asked] = []
+        for placed in group:
+            answer = self._ask(placed, view, at_token)
+            if placed.mode == "enforce":
+                enforcing.append(answer)
+                if isinstance(answer, asyncio.Task):
+                    self.enforcing.append(answer)
         return enforcing
 
     def _ask(self, placed: Placed, view: View, at_token: int | None = None) -> Asked:
@@ -251,14 +249,14 @@ class Serving:
             said = generation.event()
             self.events.append(said)
         if refused:
-            return self._blocked()
+            return self._ended("blocked")
         if generation.ending == "unavailable":
-            return OutcomeEvent(status="unavailable", delivered="")
-        checked = await self._through(replace(view, draft=generation.text))
+            return self._ended("unavailable")
+        checked = await self._through(view.at("output", draft=generation.text))
         if checked is None:
-            return self._blocked()
+            return self._ended("blocked")
         await self._send(_rewritten(generation, checked.draft or ""))
-        return self._delivered(said.output_tokens)
+        return self._ended("delivered", said.output_tokens)
 
     async def _drained(self, generation: Generation) -> bool:
         """Reads the whole answer, unless a layer that decides meanwhile blocks: then True."""
@@ -280,23 +278,21 @@ class Serving:
             await _finish(reading, cancel=stopped)
         finally:
             self.events.append(flow.generation.event())
-        if stopped and not flow.gate.released:
-            return self._blocked()
-        outcome = self._delivered(flow.gate.released)
         if stopped:
-            return replace(outcome, status="cut")
-        return replace(outcome, status="unavailable") if flow.generation.ending == "unavailable" else outcome
+            return self._ended("cut" if flow.gate.released else "blocked", flow.gate.released)
+        return self._ended(
+            "unavailable" if flow.generation.ending == "unavailable" else "delivered", flow.gate.released
+        )
 
     async def _send(self, pieces: Sequence[Delta]) -> None:
         if pieces:
             self.sent += [piece.read for piece in pieces]
             await self.release(pieces)
 
-    def _blocked(self) -> OutcomeEvent:
-        return OutcomeEvent(status="blocked", delivered=self.stack.refusal)
-
-    def _delivered(self, tokens: int) -> OutcomeEvent:
-        return OutcomeEvent(status="delivered", delivered="".join(self.sent), released_tokens=tokens)
+    def _ended(self, status: Status, tokens: int = 0) -> OutcomeEvent:
+        delivered = self.stack.refusal if status == "blocked" else "".join(self.sent)
+        seconds = self.clock.tick() - self.tick
+        return OutcomeEvent(status=status, delivered=delivered, released_tokens=tokens, seconds=seconds)
 
 
 class _Flow:
@@ -330,7 +326,7 @@ class _Flow:
                 if not self.holders:  # else nothing can leave before the next look
                     await self._send()
         if generation.ending != "unavailable" and not gate.is_cut:
-            await self._look(replace(self.view, draft=generation.text))
+            await self._look(self.view.at("output", draft=generation.text))
         await self.looks.put(None)
 
     async def _look(self, view: View) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Literal
 
 from alignstack.core.events import Mode, OnError
@@ -67,6 +68,14 @@ class Stack:
     on_block: Literal["refusal", "error"] = "refusal"
     """What the gateway sends when a layer blocks."""
 
+    _acting: dict[tuple[Phase, frozenset[str]], tuple[Placed, ...]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+    _groups: dict[tuple[Phase, frozenset[str]], tuple[tuple[bool, tuple[Placed, ...]], ...]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+    """Both are asked for several times a request."""
+
     def warm(self) -> None:
         """Has layers that can do so prepare for many requests; takes seconds at the first time."""
         for placed in self.layers:
@@ -77,9 +86,21 @@ class Stack:
     def placed(self, name: str) -> Placed | None:
         return next((placed for placed in self.layers if placed.name == name), None)
 
-    def acting(self, phase: Phase, off: frozenset[str] = frozenset()) -> list[Placed]:
+    def acting(self, phase: Phase, off: frozenset[str] = frozenset()) -> tuple[Placed, ...]:
         """The layers of a phase that are switched on, in order."""
-        return [p for p in self.layers if phase in p.info.phases and p.layer is not None and p.name not in off]
+        found = self._acting.get((phase, off))
+        if found is None:
+            on = (p for p in self.layers if phase in p.info.phases and p.layer is not None and p.name not in off)
+            found = self._acting[phase, off] = tuple(on)
+        return found
+
+    def groups(self, phase: Phase, off: frozenset[str] = frozenset()) -> tuple[tuple[bool, tuple[Placed, ...]], ...]:
+        """The same in groups, each with whether it is of barriers. Others of a group are asked at the same time."""
+        found = self._groups.get((phase, off))
+        if found is None:
+            runs = groupby(self.acting(phase, off), key=lambda placed: placed.barrier)
+            found = self._groups[phase, off] = tuple((barrier, tuple(run)) for barrier, run in runs)
+        return found
 
     def modifiers(self) -> tuple[str, ...]:
         """Names of the enforced modifiers in stack order; the weights are among them only if they can be switched
