@@ -59,7 +59,7 @@ def test_the_image_is_built_from_what_is_there_and_without_torch() -> None:
     assert {f"!{word}" for word in copied} <= set(sent)
     extras = re.search(r"'\.\[(.*)\]'", DOCKERFILE)
     assert extras
-    assert set(extras[1].split(",")) == {"otel", "postgres", "redis"}
+    assert set(extras[1].split(",")) == {"fast", "otel", "postgres", "redis"}
 
 
 def test_the_image_does_not_run_as_root_and_says_whether_it_is_well() -> None:
