@@ -75,9 +75,9 @@ class View:
         """SHA-256 of the exact input bytes (on a stream, of those and of where the looks before had ended): with the
         layer's version, the key of the memo."""
         if "digest" not in self._once:
-            before = written(self.earlier) if self.earlier else self._conversation
-            draft = self.draft[self.seen :] if self.earlier and self.draft is not None else self.draft
-            self._once["digest"] = seal(written(self.phase), before, written(draft), written(self.final))
+            before = f'"{self.earlier}"' if self.earlier else self._conversation
+            draft = "null" if self.draft is None else written(self.draft[self.seen if self.earlier else 0 :])
+            self._once["digest"] = seal(f'"{self.phase}"', before, draft, "true" if self.final else "false")
         return str(self._once["digest"])
 
     @property
