@@ -171,7 +171,6 @@ _SEGMENT = re.compile(r"[^\n:.!?\"“”]{12,}")
 _ROT13 = {ord(c): chr(ord("Aa"[c.islower()]) + (ord(c) % 32 + 12) % 26) for c in string.ascii_letters}
 _ROT13_WORDS = frozenset(word.translate(_ROT13) for word in COMMON) - COMMON
 _REVERSED_WORDS = frozenset(word[::-1] for word in COMMON) - COMMON
-_DISGUISED_WORDS = _ROT13_WORDS | _REVERSED_WORDS
 _LEET = str.maketrans("013457@$!|", "oieastasil")
 _LEET_L = str.maketrans("013457@$!|", "oleastasil")
 _LEET_WORD = re.compile(r"(?<![A-Za-z0-9@$!|._/+=-])[A-Za-z0-9@$!|]{1,24}(?![A-Za-z0-9@$|_/+=-]|[.][A-Za-z0-9])")
@@ -302,7 +301,11 @@ def _kinds(*kinds: str) -> bytes:
 _AS_BASE64 = _kinds(string.ascii_letters + string.digits + "+/_-")
 _AS_HEX = _kinds(string.hexdigits)
 _AS_WORDS = bytes(ord(chr(code).lower()) if chr(code) in string.ascii_letters else 32 for code in range(256))
+_AS_ROT13, _AS_REVERSED = (frozenset(map(str.encode, words)) for words in (_ROT13_WORDS, _REVERSED_WORDS))
+_DISGUISED = _AS_ROT13 | _AS_REVERSED
 _AS_LOOKS = _kinds(string.ascii_letters, "013457@$!|", " .-_*")
+_AS_LEET = re.compile(b"0(?<=a0)0{0,2}a")
+"""Begins with the rarest character of all."""
 
 
 def _possible(text: str) -> Iterator[Decoder]:
@@ -313,19 +316,20 @@ def _possible(text: str) -> Iterator[Decoder]:
         yield _base64
     if b"0" * 16 in raw.translate(_AS_HEX, b" :,\\x"):
         yield _hex
-    if raw.count(b"%") >= 3:
+    if b"%" in raw and raw.count(b"%") >= 3:
         yield _percent
     if b"&" in raw:
         yield _entities
-    if raw.count(b"\\") >= 3:
+    if b"\\" in raw and raw.count(b"\\") >= 3:
         yield _escapes
-    words = _DISGUISED_WORDS.intersection(raw.translate(_AS_WORDS).decode().split())
-    if words & _ROT13_WORDS:
-        yield _rot13
-    if words & _REVERSED_WORDS:
-        yield _reversed
+    words = raw.translate(_AS_WORDS).split()
+    if not _DISGUISED.isdisjoint(words):
+        if not _AS_ROT13.isdisjoint(words):
+            yield _rot13
+        if not _AS_REVERSED.isdisjoint(words):
+            yield _reversed
     looks = raw.translate(_AS_LOOKS)
-    if b"a0a" in looks or b"a00a" in looks or b"a000a" in looks:
+    if _AS_LEET.search(looks):
         yield _leetspeak
     if b"a a a a" in looks:
         yield _spaced

@@ -27,6 +27,9 @@ class Trace:
 
     @property
     def outcome(self) -> OutcomeEvent | None:
+        last = self.events[-1] if self.events else None
+        if isinstance(last, OutcomeEvent):
+            return last
         return next((event for event in self.events if isinstance(event, OutcomeEvent)), None)
 
     @property
@@ -41,7 +44,8 @@ class Trace:
     @property
     def stopped_by(self) -> LayerEvent | LayerError | None:
         """The first layer that blocked or cut what the client gets, if one did."""
-        if self.outcome is None or self.outcome.status not in ("blocked", "cut"):
+        outcome = self.outcome
+        if outcome is None or outcome.status not in ("blocked", "cut"):
             return None
         enforced = (event for event in self.layer_events if event.mode == "enforce")
         return next((event for event in enforced if _said(event) == "block" or _fails_closed(event)), None)

@@ -28,7 +28,7 @@ def encode(adapter: TypeAdapter[T], value: T) -> str:
 
 def encode_trace(trace: Trace) -> str:
     """As `encode`, many times as fast, with characters that are not ASCII as they are."""
-    if not all(map(_finite, trace.events)):
+    if not _finite(trace):
         return encode(TRACE, trace)  # the fast encoder writes null
     try:
         return _FAST.encode(trace).decode()
@@ -36,11 +36,15 @@ def encode_trace(trace: Trace) -> str:
         return encode(TRACE, trace)
 
 
-def _finite(event: object) -> bool:
-    if not isinstance(event, LayerEvent):
-        return True
-    verdict = event.verdict
-    return math.isfinite((verdict.score or 0.0) + (verdict.threshold or 0.0) + sum(verdict.categories.values()))
+def _finite(trace: Trace) -> bool:
+    total = 0.0
+    for event in trace.events:
+        if isinstance(event, LayerEvent):
+            verdict = event.verdict
+            total += (verdict.score or 0.0) + (verdict.threshold or 0.0)
+            if verdict.categories:
+                total += sum(verdict.categories.values())
+    return math.isfinite(total)
 
 
 def _plain(value: object) -> dict[Any, Any]:
