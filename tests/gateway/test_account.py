@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alignstack.core.events import Event, LayerError, LayerEvent, ModelEvent, OutcomeEvent, RequestEvent
 from alignstack.core.messages import user
@@ -10,7 +12,8 @@ from alignstack.core.ports import Sampling
 from alignstack.core.trace import Trace
 from alignstack.core.usage import Settled, Status
 from alignstack.core.verdict import Verdict
-from alignstack.gateway.account import at_most, price, settled, status, usage_details
+from alignstack.gateway.account import OPENING, at_most, declined, price, settled, status, usage_details
+from alignstack.redteam.judges.text import OPENINGS, opens_with, plain
 
 PLAIN = Sampling(seed=None, temperature=None, top_p=None, max_tokens=None)
 SAID = ModelEvent(model="m", version="1", input_sha256="", messages=(), text="hi", finish="stop")
@@ -130,3 +133,22 @@ def test_counts_of_a_server_are_an_object_or_nothing(usage: str) -> None:
 def test_counts_of_a_server_are_passed_on() -> None:
     assert usage_details(replace(SAID, usage='{"a":{"b":1}}')) == '{"a":{"b":1}}'
     assert usage_details(None) == ""
+
+
+BLANKS = st.sampled_from([" ", "  ", "\n", "\x1c", "\t ", ""])
+
+
+@given(
+    st.text(st.sampled_from(" \t\n\x1d\"'`-_.*(1a\u2019"), max_size=3),
+    st.sampled_from(OPENINGS),
+    st.text(st.sampled_from(" x'!"), max_size=3),
+    BLANKS,
+    st.sampled_from("'`"),
+    st.booleans(),
+)
+def test_an_answer_declines_when_it_opens_as_the_judges_say(
+    before: str, opening: str, after: str, blank: str, quote: str, loud: bool
+) -> None:
+    text = before + opening.replace(" ", blank).replace("'", quote) + after
+    text = text.upper() if loud else text
+    assert declined(trace(ended("delivered", text), SAID)) is opens_with(plain(text[:OPENING]), OPENINGS)

@@ -1,5 +1,6 @@
 """What a request may use, used, and how it ended: from traces to ledger entries."""
 
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -20,6 +21,10 @@ ANSWER = 1024
 """Tokens reserved for an answer whose client sets no bound; chosen by hand."""
 OPENING = 100
 """Characters in which an answer says that it declines."""
+ASCII_OPENINGS = re.compile(
+    rf"\W*(?:{'|'.join(OPENINGS)})".replace(" ", r"\s+").replace("'", "['`]"),
+)
+"""`opens_with(plain(…))` in one step, for text in lower case that is ASCII."""
 
 WORST: tuple[Status, ...] = ("abandoned", "unavailable", "blocked", "cut", "refused", "delivered")
 """Of several answers to one request the first of these names it."""
@@ -36,18 +41,23 @@ def at_most(messages: Conversation, sampling: Sampling, n: int) -> tuple[int, in
 def settled(traces: Sequence[Trace], *, asked: int, model: object, now: float, seconds: float) -> Settled:
     """One ledger entry for all answers to one request. `asked`: an estimate of the input tokens of one, for those that
     were broken off before the model server said."""
-    said = [
-        _counted(event, asked, model) for trace in traces for event in trace.events if isinstance(event, ModelEvent)
-    ]
-    statuses = [status(trace) for trace in traces]
-    blocker = next((event for trace in traces for event in blockers(trace)), None)
+    tokens_in, tokens_out, usd = 0, 0, 0.0
+    blocker: LayerEvent | LayerError | None = None
+    for event in (event for trace in traces for event in trace.events):
+        if isinstance(event, LayerEvent):
+            usd += event.verdict.cost
+        elif isinstance(event, ModelEvent):
+            counts = _counted(event, asked, model)
+            tokens_in, tokens_out, usd = tokens_in + counts[0], tokens_out + counts[1], usd + counts[2]
+        if blocker is None and isinstance(event, LayerEvent | LayerError) and event.mode == "enforce" and blocks(event):
+            blocker = event
     return Settled(
         id=traces[0].id,
         at=now,
-        status=min(statuses, key=WORST.index),
-        input_tokens=sum(counts[0] for counts in said),
-        output_tokens=sum(counts[1] for counts in said),
-        usd=sum(counts[2] for counts in said) + sum(_check_cost(trace) for trace in traces),
+        status=min(map(status, traces), key=WORST.index),
+        input_tokens=tokens_in,
+        output_tokens=tokens_out,
+        usd=usd,
         layer=blocker.layer if blocker else "",
         hazard=(blocker.verdict.hazard or "") if isinstance(blocker, LayerEvent) else "",
         seconds=seconds,
@@ -62,10 +72,6 @@ def _counted(event: ModelEvent, asked: int, model: object) -> tuple[int, int, fl
     return asked, event.output_tokens, price(model, asked, event.output_tokens)
 
 
-def _check_cost(trace: Trace) -> float:
-    return sum(event.verdict.cost for event in trace.events if isinstance(event, LayerEvent))
-
-
 def status(trace: Trace) -> Status:
     """Blocked by a layer and refused by the model are two things."""
     outcome = trace.outcome
@@ -78,13 +84,13 @@ def declined(trace: Trace) -> bool:
     said, outcome = trace.generation, trace.outcome
     if said is not None and (said.refused or said.finish == "content_filter"):
         return True
-    opening = outcome.delivered[:OPENING] if outcome else ""
+    return _declines(outcome.delivered[:OPENING]) if outcome else False
+
+
+def _declines(opening: str) -> bool:
+    if opening.isascii():
+        return ASCII_OPENINGS.match(opening.lower()) is not None
     return opens_with(plain(opening), OPENINGS)
-
-
-def blockers(trace: Trace) -> list[LayerEvent | LayerError]:
-    """What stopped it, first come first."""
-    return [event for event in trace.layer_events if event.mode == "enforce" and blocks(event)]
 
 
 def price(model: object, input_tokens: int, output_tokens: int) -> float:

@@ -50,6 +50,8 @@ def check(messages: Conversation, more: str, rule: Rule) -> None:
     if rule == "any":
         return
     for message in messages:
+        if not message.media and not message.more:
+            continue
         for text in (message.parts if message.media else "", message.more):
             for url in _addresses(msgspec.json.decode(text)) if text else ():
                 _check(url, rule, "messages")

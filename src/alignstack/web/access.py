@@ -8,13 +8,18 @@ Does not stop: programs on the same machine, when there are no keys.
 import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from alignstack.core.errors import ConfigError, Problem
 from alignstack.web.http import Scope, header
 
 HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
+NAMES = 64
+"""Names that are remembered; clients use few, and a strange one may have 64 KiB."""
 
+
+@lru_cache(maxsize=NAMES)
 def is_loopback(host: str) -> bool:
     """`host` is a name or an address, without port."""
     if host.lower().rstrip(".") == "localhost":
@@ -36,6 +41,7 @@ def check_bind(host: str, *, keys: bool) -> None:
     raise ConfigError([Problem(where="--host", what=what)])
 
 
+@lru_cache(maxsize=NAMES)
 def hostname(text: str) -> str:
     """The name in a Host header, in lower case; empty for what is no name with or without a port."""
     found = HOST.fullmatch(text)

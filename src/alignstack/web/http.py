@@ -32,7 +32,11 @@ class Gone(Exception):
 
 def header(scope: Scope, name: bytes) -> str:
     """The value of the first header of that (lower-case) name, or an empty string."""
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+    for key, value in scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return ""
 
 
 async def body(scope: Scope, receive: Receive, *, limit: int, seconds: float) -> bytes:
