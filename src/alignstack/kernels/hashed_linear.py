@@ -16,7 +16,8 @@ os.environ.setdefault("NUMBA_CACHE_DIR", user_cache_dir("alignstack"))
 import numba
 
 U = np.uint64
-"""Everything is reckoned in 64 bits and cut to 32 as numpy's 32-bit arrays do by themselves."""
+"""Everything is reckoned in 64 bits and cut to 32 as numpy's 32-bit arrays do by themselves. Places that count are
+unsigned too: of signed ones the compiled code asks each time whether they are negative, at thrice the time."""
 LOW, BUCKET, LETTERS = U(2**32 - 1), U(2**20 - 1), U(2**20)
 BASE, FACTOR, SPREAD = U(0x01000193), U(0x9E3779B1), U(2654435761)
 LETTER_SALTS = (U(0x85EBCA6B), U(0xC2B2AE35), U(0x27D4EB2F))
@@ -44,25 +45,17 @@ def _bucket(gram: Any, salt: Any) -> Any:
 
 
 @_compiled
-def _code(raw: Any, codes: Any, i: int, end: int) -> Any:
-    return U(codes[raw[i]]) if i < end else U(0)
-
-
-@_compiled
-def _letter_features(raw: Any, codes: Any, start: int, i: int, end: int, found: Any) -> int:
+def _letter_features(letters: Any, i: Any, found: Any) -> int:
     """The runs of 3, 4 and 5 letters whose second letter stands at `i`. Returns how many."""
-    before = U(codes[raw[i - 1]]) if i > start else U(0)
-    after = _code(raw, codes, i + 1, end)
-    gram = ((before * BASE + U(codes[raw[i]])) * BASE + after) & LOW
+    gram = ((letters[i - U(1)] * BASE + letters[i]) * BASE + letters[i + U(1)]) & LOW
     found[0] = _bucket(gram, LETTER_SALTS[0]) | LETTERS
-    if after == U(0):
+    if letters[i + U(1)] == U(0):
         return 1
-    third = _code(raw, codes, i + 2, end)
-    gram = (gram * BASE + third) & LOW
+    gram = (gram * BASE + letters[i + U(2)]) & LOW
     found[1] = _bucket(gram, LETTER_SALTS[1]) | LETTERS
-    if third == U(0):
+    if letters[i + U(2)] == U(0):
         return 2
-    gram = (gram * BASE + _code(raw, codes, i + 3, end)) & LOW
+    gram = (gram * BASE + letters[i + U(3)]) & LOW
     found[2] = _bucket(gram, LETTER_SALTS[2]) | LETTERS
     return 3
 
@@ -94,20 +87,20 @@ def _is_new(feature: Any, stamp: Any, seen: Any, shift: Any) -> bool:
 
 
 @_compiled
-def _features(raw: Any, codes: Any, start: int, end: int, stamp: Any, seen: Any, shift: Any, keys: Any) -> int:
+def _features(letters: Any, start: int, end: int, stamp: Any, seen: Any, shift: Any, keys: Any) -> int:
     """Fills `keys` with the distinct features of a piece. Returns how many."""
     found = np.empty(AT_MOST, np.uint64)
     count = words = place = 0
     power = word = one = two = U(0)
     for i in range(start, end):
-        code = U(codes[raw[i]])
+        code = letters[U(i)]
         if code == U(0):
             continue
         place += 1
         power = FACTOR if place == 1 else ((power * FACTOR) & LOW if place <= MAX_PLACE else power)
         word = (word + code * power) & LOW
-        made = _letter_features(raw, codes, start, i, end, found)
-        if _code(raw, codes, i + 1, end) == U(0):  # the word is complete
+        made = _letter_features(letters, U(i), found)
+        if letters[U(i) + U(1)] == U(0):  # the word is complete
             words += 1
             made = _word_features(words, two, one, word, made, found)
             two, one, word, place = (one * BASE + word) & LOW, word, U(0), 0
@@ -166,12 +159,16 @@ def most_harmful(
     offsets: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """[labels]: probabilities of the piece of `raw` whose log-odds of harm, less its margin, are highest. Arguments as
-    `Linear` has them; pieces end at a 0x1F, and there is a margin for each."""
+    `Linear` has them; pieces end at a 0x1F, and there is a margin for each. A space stands on both sides of each, and
+    three more at the end, so that what is read before and behind a letter is there."""
     n, longest, bits = len(raw), _longest(raw), 6
     while (1 << bits) < AT_MOST * longest:
         bits += 1
     seen, shift = np.zeros(1 << bits, np.uint32), U(32 - bits)
     keys, best_keys = np.empty(1 << bits, np.uint32), np.empty(1 << bits, np.uint32)
+    letters = np.empty(n, np.uint64)
+    for i in range(n):
+        letters[i] = codes[raw[i]]
     result = np.empty(len(slopes), np.float64)
     result[0], best_count, best_letters = -np.inf, 0, 0
     start = 0
@@ -181,11 +178,11 @@ def most_harmful(
             end += 1
         if piece % STAMPS == 0:
             seen[:] = 0
-        count = _features(raw, codes, start, end, U(piece % STAMPS + 1), seen, shift, keys)
-        total, letters = _harm(keys, count, harm)
+        count = _features(letters, start, end, U(piece % STAMPS + 1), seen, shift, keys)
+        total, of_letters = _harm(keys, count, harm)
         logit = total * slopes[0] + (offsets[0] - margins[piece])
         if logit > result[0]:
-            result[0], best_count, best_letters = logit, count, letters
+            result[0], best_count, best_letters = logit, count, of_letters
             keys, best_keys = best_keys, keys
         start = end + 1
     _hazards(best_keys, best_count, best_letters, hazards, slopes, offsets, result)
