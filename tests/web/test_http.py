@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from alignstack.web.http import Disconnect, Encoded, Gone, Receive, TooLarge, TooSlow, body, encoded, header, respond
+from alignstack.web.http import (
+    Disconnect,
+    Encoded,
+    Gone,
+    Line,
+    Receive,
+    TooLarge,
+    TooSlow,
+    body,
+    encoded,
+    header,
+    respond,
+)
 
 Message = MutableMapping[str, Any]
 
@@ -118,3 +130,36 @@ async def test_once_the_answer_is_on_its_way_nobody_watches() -> None:
     gone.stop()
     await asyncio.sleep(0.05)
     assert not gone.happened
+
+
+async def never() -> dict[str, object]:
+    raise AssertionError("nobody waits here while there is a line")
+
+
+async def test_a_line_tells_of_the_end_without_a_task_that_waits() -> None:
+    line = Line()
+    gone = Disconnect(never, line)
+    asyncio.get_running_loop().call_later(0.01, line.lose)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(60)
+    assert gone.happened
+    gone.forgive()
+
+
+async def test_a_line_that_was_lost_before_ends_the_work_at_its_next_pause() -> None:
+    line = Line()
+    line.lose()
+    gone = Disconnect(sender(then="http.disconnect"), line)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(60)
+    assert gone.happened
+    gone.forgive()
+
+
+async def test_once_the_answer_is_on_its_way_the_line_may_be_lost() -> None:
+    line = Line()
+    gone = Disconnect(never, line)
+    gone.stop()
+    line.lose()
+    await asyncio.sleep(0)
+    assert line.lost and not gone.happened

@@ -20,6 +20,7 @@ from alignstack.gateway.services import Services
 from alignstack.web import access
 from alignstack.web.http import (
     JSON,
+    LINE,
     Encoded,
     Gone,
     Receive,
@@ -185,7 +186,7 @@ async def ask(request: Request) -> None:
     exchange = Exchange(request.services, request.dialect, key, call, request.id, request.sending, traceparent=parent)
     request.services.metrics.enter()
     try:
-        await exchange.run(request.receive)
+        await exchange.run(request.receive, request.scope.get("extensions", {}).get(LINE))
     finally:
         request.services.metrics.leave()
 

@@ -27,7 +27,7 @@ from alignstack.gateway.upstream import refusal_of
 from alignstack.store.redact import redact
 from alignstack.telemetry.conventions import upstream
 from alignstack.telemetry.otel import Spans
-from alignstack.web.http import EVENTS, JSON, Disconnect, Receive, Send, encoded, respond
+from alignstack.web.http import EVENTS, JSON, Disconnect, Line, Receive, Send, encoded, respond
 
 log = logging.getLogger("alignstack.gateway")
 
@@ -74,12 +74,12 @@ class Exchange:
         self.opened = False
         self.ask: Check = check if call.n == 1 else _AskedOnce()
 
-    async def run(self, receive: Receive) -> None:
+    async def run(self, receive: Receive, line: Line | None = None) -> None:
         """Raises Refused for a request that is not let in."""
         await self._admitted()
         async with self.services.caps.hold(self.key):
             await self._accounted()
-            self.gone = Disconnect(receive)
+            self.gone = Disconnect(receive, line)
             try:
                 await self._answers()
             except BaseException:

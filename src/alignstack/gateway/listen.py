@@ -15,6 +15,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from alignstack.web.http import LINE, Line
+
 MAX_HEAD = 64 * 1024
 """Bytes of request line and headers; proxies and servers commonly allow 8 to 64 KiB."""
 MAX_HEADERS = 200
@@ -58,6 +60,8 @@ class Guarded(HttpToolsProtocol):
         for cycle in self._cycles:  # uvicorn tells only the last one
             cycle.disconnected = True
             cycle.message_event.set()
+            line: Any = cycle.scope["extensions"][LINE]
+            line.lose()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -103,6 +107,7 @@ class Guarded(HttpToolsProtocol):
             self._fault = fault
             raise ValueError("a head to refuse")
         self._in_head, self._in_body = False, True
+        self.scope["extensions"] = {LINE: Line()}  # type: ignore[dict-item]
         super().on_headers_complete()
         self._cycles.append(self.cycle)
 
