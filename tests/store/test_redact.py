@@ -104,6 +104,37 @@ def test_quick_look_misses_no_secret(secret: str) -> None:
     assert SIGNS.search(secret)
 
 
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "xo" + "xb-" + "a" * 10,
+        "xa" + "pp-" + "é" * 10,
+        "sk-" + "é1" * 10,
+        "bearer " + "1" * 16,
+        "Bearer\n\t" + "a" * 15 + "1",
+        "AK" + "IA" + "A" * 16,
+        "-----BEGIN " + "PRIVATE KEY-----",
+        "://:x@",
+        "://a:b@c",
+    ],
+)
+def test_shortest_secrets_are_found_anywhere(secret: str) -> None:
+    for around in (f"a {secret}", f"({secret} b", f"é\n{secret}"):
+        assert "[secret]" in without_secrets(around)
+        assert redact(trace(around), content=True).request.messages[0].content == without_secrets(around)
+
+
+def test_texts_are_found_at_any_depth() -> None:
+    for event in trace("sk-" + BODY).events:
+        alone = Trace(id="t", stack="s", events=(event,))
+        assert redact(alone, content=True) != alone
+
+
+def test_long_json_is_looked_through() -> None:
+    whole = trace("x", json.dumps([{"type": "file", "file": {"file_data": ENCODED}}]))
+    assert redact(whole, content=True) is not whole
+
+
 PICTURE = bytes(range(256)) * 8
 ENCODED = base64.b64encode(PICTURE).decode()
 INSTEAD = f"sha256:{sha256(PICTURE).hexdigest()} (2048 bytes)"
