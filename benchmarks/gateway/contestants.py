@@ -71,8 +71,13 @@ def words(place: Place) -> Command:
     return serving(HERE / "stack_words.yaml", place)
 
 
-def serving(stack: Path, place: Place) -> Command:
-    serve = ("serve", "--stack", str(stack), "--host", "127.0.0.1", "--port", str(place.port))
+def two(place: Place) -> Command:
+    """As `alignstack`, with two worker processes."""
+    return serving(HERE / "stack.yaml", place, "--workers", "2")
+
+
+def serving(stack: Path, place: Place, *more: str) -> Command:
+    serve = ("serve", "--stack", str(stack), "--host", "127.0.0.1", "--port", str(place.port), *more)
     env = {"UPSTREAM": place.upstream, "ALIGNSTACK_HOME": str(place.folder)}
     return Command(argv=(sys.executable, "-m", "alignstack", *serve), env=env)
 
@@ -83,6 +88,7 @@ CONTESTANTS: dict[str, Callable[[Place], Command]] = {
     "nemo": nemo,
     "words": words,
     "alignstack": alignstack,
+    "two": two,
 }
 DIRECT = "direct"
 """The upstream itself."""
