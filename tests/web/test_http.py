@@ -163,3 +163,14 @@ async def test_once_the_answer_is_on_its_way_the_line_may_be_lost() -> None:
     line.lose()
     await asyncio.sleep(0)
     assert line.lost and not gone.happened
+
+
+async def test_a_body_that_has_come_is_not_timed_and_one_that_has_not_is() -> None:
+    line = Line()
+    asked = {**scope(), "extensions": {LINE: line}}
+    with pytest.raises(TooSlow):
+        await body(asked, sender(b"x", wait=0.05), limit=9, seconds=0.01)
+    line.complete = True
+    assert await body(asked, sender(b"x", wait=0.05), limit=9, seconds=0.01) == b"x"
+    with pytest.raises(TooLarge):
+        await body(asked, sender(b"x" * 10), limit=9, seconds=0.01)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 
 import msgspec
 
@@ -43,14 +44,13 @@ def settled(traces: Sequence[Trace], *, asked: int, model: object, now: float, s
     were broken off before the model server said."""
     tokens_in, tokens_out, usd = 0, 0, 0.0
     blocker: LayerEvent | LayerError | None = None
-    for event in (event for trace in traces for event in trace.events):
-        if isinstance(event, LayerEvent):
-            usd += event.verdict.cost
-        elif isinstance(event, ModelEvent):
+    for event in chain.from_iterable([trace.events for trace in traces]):
+        if isinstance(event, ModelEvent):
             counts = _counted(event, asked, model)
             tokens_in, tokens_out, usd = tokens_in + counts[0], tokens_out + counts[1], usd + counts[2]
-        if blocker is None and isinstance(event, LayerEvent | LayerError) and event.mode == "enforce" and blocks(event):
-            blocker = event
+        elif isinstance(event, LayerEvent | LayerError):
+            usd += event.verdict.cost if isinstance(event, LayerEvent) else 0
+            blocker = blocker or (event if event.mode == "enforce" and blocks(event) else None)
     return Settled(
         id=traces[0].id,
         at=now,

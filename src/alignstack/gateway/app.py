@@ -20,7 +20,6 @@ from alignstack.gateway.services import Services
 from alignstack.web import access
 from alignstack.web.http import (
     JSON,
-    LINE,
     Encoded,
     Gone,
     Receive,
@@ -31,6 +30,7 @@ from alignstack.web.http import (
     body,
     encoded,
     header,
+    line_of,
     respond,
 )
 
@@ -186,7 +186,7 @@ async def ask(request: Request) -> None:
     exchange = Exchange(request.services, request.dialect, key, call, request.id, request.sending, traceparent=parent)
     request.services.metrics.enter()
     try:
-        await exchange.run(request.receive, request.scope.get("extensions", {}).get(LINE))
+        await exchange.run(request.receive, line_of(request.scope))
     finally:
         request.services.metrics.leave()
 

@@ -37,6 +37,7 @@ REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header F
 class Guarded(HttpToolsProtocol):
     """One connection."""
 
+    _line: Line
     _timer: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
     _in_head = _in_body = False
@@ -66,10 +67,10 @@ class Guarded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        if self._timer is None and self._is_idle():
-            self._wait()
         self._extra += len(data)
         self._feed(data)
+        if self._is_unfinished():
+            self._wait()
         if self._extra > (MAX_HEAD if self._in_head else MAX_FRAMES):
             self._refuse(431 if self._in_head else 400)
 
@@ -107,7 +108,8 @@ class Guarded(HttpToolsProtocol):
             self._fault = fault
             raise ValueError("a head to refuse")
         self._in_head, self._in_body = False, True
-        self.scope["extensions"] = {LINE: Line()}  # type: ignore[dict-item]
+        self._line = Line()
+        self.scope["extensions"] = {LINE: self._line}  # type: ignore[dict-item]
         super().on_headers_complete()
         self._cycles.append(self.cycle)
 
@@ -134,6 +136,7 @@ class Guarded(HttpToolsProtocol):
         if self._in_head:  # an offer of another protocol
             return
         self._in_body = False
+        self._line.complete = True
         super().on_message_complete()
         if self._is_idle():
             self._rest()
@@ -152,6 +155,11 @@ class Guarded(HttpToolsProtocol):
     def _is_idle(self) -> bool:
         """Nobody works on a request of this connection."""
         return self.cycle is None or self.cycle.response_complete
+
+    def _is_unfinished(self) -> bool:
+        """More must come before there is something to work on, and nobody has said yet by when."""
+        timed = self._timer is not None or self.timeout_keep_alive_task is not None
+        return self._is_idle() and not timed and not self.transport.is_closing()
 
     def _wait(self) -> None:
         self._timer = self.loop.call_later(self._head_seconds, self._late)

@@ -1,5 +1,6 @@
 """The `serve` part of a stack file: everything about the gateway that does not decide what a client receives."""
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -37,7 +38,7 @@ class LimitKeys(Keys):
     usd_per_day: Dollars | None = Field(default=None, description="US dollars, a day of UTC")
     usd_per_month: Dollars | None = Field(default=None, description="US dollars, a month of UTC")
 
-    @property
+    @cached_property
     def allowance(self) -> Allowance:
         return Allowance(**self.model_dump())
 

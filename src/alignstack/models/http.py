@@ -10,7 +10,7 @@ import base64
 import json
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -387,11 +387,11 @@ def count(value: object, otherwise: int) -> int:
 
 
 def counted(pieces: Sequence[Delta], tokens: object) -> Sequence[Delta]:
-    """The pieces of a whole answer, which has so many `tokens` if that can be believed: the first piece stands for all
-    but one of each further piece."""
-    if not pieces:
-        return ()
-    return [replace(pieces[0], tokens=max(count(tokens, 1) - len(pieces) + 1, 1)), *pieces[1:]]
+    """The pieces of a whole answer, just made, which has so many `tokens` if that can be believed: the first piece
+    stands for all but one of each further piece."""
+    if pieces:
+        pieces[0].tokens = max(count(tokens, 1) - len(pieces) + 1, 1)
+    return pieces
 
 
 def json_text(data: Mapping[str, Any] | None) -> str:

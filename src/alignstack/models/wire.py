@@ -61,6 +61,7 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._error: Failed | None = None
         self._active = False
         self.used = False
@@ -150,9 +151,13 @@ class Wire(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _watch(self) -> None:
-        """One timer for the whole exchange: it looks when the last byte came, instead of starting anew with each."""
-        self._unwatch()
+        """One timer: it looks when the last byte came, instead of starting anew with each, and what was set for one
+        exchange is early enough for the next."""
         at = min(self._deadline, self._seen + self._patience.idle_timeout_s)
+        if self._timer is not None and self._due <= at:
+            return
+        self._unwatch()
+        self._due = at
         self._timer = self._loop.call_at(at, self._look)
 
     def _unwatch(self) -> None:
@@ -161,6 +166,9 @@ class Wire(asyncio.Protocol):
             self._timer = None
 
     def _look(self) -> None:
+        self._timer = None
+        if not self._active:
+            return
         now = self._loop.time()
         if self._paused:
             self._seen = now
@@ -179,7 +187,6 @@ class Wire(asyncio.Protocol):
 
     def _rest(self) -> None:
         keep = self.open and self._reusable and self._pool.open
-        self._unwatch()
         self._pool.leaving.discard(self)
         self._active = False
         self.used = True
@@ -187,6 +194,7 @@ class Wire(asyncio.Protocol):
             self.since = self._loop.time()
             self._pool.idle.append(self)
         else:
+            self._unwatch()
             self._transport.close()
         self._pool.forget(self._loop.time() - KEEP_S)
 

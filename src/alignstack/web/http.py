@@ -46,6 +46,9 @@ async def body(scope: Scope, receive: Receive, *, limit: int, seconds: float) ->
     length = header(scope, b"content-length")
     if length.isdecimal() and int(length) > limit:
         raise TooLarge
+    line = line_of(scope)
+    if line is not None and line.complete:
+        return await _whole(receive, limit)
     try:
         async with asyncio.timeout(seconds):
             return await _whole(receive, limit)
@@ -100,19 +103,25 @@ LINE = "alignstack.line"
 
 
 class Line:
-    """Whether the client of one request is still there, told by the server at the moment when it goes: a task that
-    waits in `receive` for the same news costs as much as reading the request."""
+    """What the server knows of one client before `receive` tells. Whether it is still there: a task that waits for
+    that news costs as much as reading the request. Whether all of the body has come: then there is nothing to time."""
 
-    __slots__ = ("listener", "lost")
+    __slots__ = ("complete", "listener", "lost")
 
     def __init__(self) -> None:
-        self.lost = False
+        self.complete = self.lost = False
         self.listener: Callable[[], None] | None = None
 
     def lose(self) -> None:
         self.lost = True
         if self.listener is not None:
             self.listener()
+
+
+def line_of(scope: Scope) -> Line | None:
+    extensions = scope.get("extensions")
+    found: Line | None = extensions.get(LINE) if extensions else None
+    return found
 
 
 class Disconnect:
