@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from alignstack.web.http import (
+    LINE,
     Disconnect,
     Encoded,
     Gone,
