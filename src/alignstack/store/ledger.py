@@ -17,8 +17,12 @@ from alignstack.store.database import Database
 from alignstack.store.entries import ADMITTED, ONCE, RESERVE, SETTLED, SPENT, THERE, Group, Recent, Row
 from alignstack.store.writer import Table, Writer
 
-IN = Table(name="ledger", columns=("event", *ADMITTED), on_conflict=ONCE)
-OUT = Table(name="ledger", columns=("event", *SETTLED), on_conflict=ONCE)
+LEDGER = Table(
+    name="ledger",
+    columns=("event", *ADMITTED, *(name for name in SETTLED if name not in ADMITTED)),
+    on_conflict=ONCE,
+)
+"""One table for both kinds of row, so that those that wait together go in by one statement."""
 
 
 class SqliteLedger:
@@ -34,11 +38,12 @@ class SqliteLedger:
         if budgeted(allowance):
             await self._writer.run(lambda connection: _reserve(connection, entry, allowance))
         else:
-            await self._writer.submit(IN, ("admitted", *entries.admitted_row(entry)))
+            await self._writer.submit(LEDGER, ("admitted", *entries.admitted_row(entry), "", 0, 0, "", "", 0.0))
 
     async def settle(self, entry: Settled) -> None:
         """Returns once it is on disk. Raises Unavailable when the disk takes no more."""
-        await self._writer.submit(OUT, ("settled", *entries.settled_row(entry)))
+        name, at, status, asked, answered, usd, *rest = entries.settled_row(entry)
+        await self._writer.submit(LEDGER, ("settled", name, at, "", "", "", "", 0, usd, status, asked, answered, *rest))
 
     async def ping(self) -> None:
         """Returns when the disk can be reached."""
