@@ -2,17 +2,20 @@
 
 import asyncio
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from alignstack.core.errors import ConfigError, Unavailable
 from alignstack.core.usage import Admitted, Allowance, BudgetSpent, Settled, Status
 from alignstack.store.open_ledger import open_ledger
+from alignstack.store.schema import STEPS
 from tests.store.conftest import AnyLedger
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()
@@ -127,6 +130,22 @@ async def test_settling_gives_back_what_was_reserved_and_not_used(place: str) ->
         await ledger.admit(asked("b"), budget)
         with pytest.raises(BudgetSpent):
             await ledger.admit(asked("c"), budget)
+
+
+async def test_file_of_an_older_version_goes_on_counting(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    for statement in (*STEPS[0], *STEPS[1], "PRAGMA user_version=2"):
+        old.execute(statement)
+    old.execute(
+        "INSERT INTO ledger (event, id, at, key, tokens, usd) VALUES ('admitted', 'a', ?, 'key-1', 100, 1)", [NOON]
+    )
+    old.close()
+    async with open_ledger(f"sqlite://{tmp_path / 'ledger.db'}") as ledger:
+        await ledger.settle(ended("a"))
+        await ledger.settle(ended("never admitted"))
+        with pytest.raises(BudgetSpent):
+            await ledger.admit(asked("b"), Allowance(tokens_per_day=129))
+        await ledger.admit(asked("b"), Allowance(tokens_per_day=130, usd_per_day=1.25))
 
 
 async def test_request_without_a_budget_counts_for_one_given_later(place: str) -> None:

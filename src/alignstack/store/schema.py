@@ -69,6 +69,19 @@ LEDGER = (
 """`spent` holds what each key has used or reserved on each day of UTC (days since 1970), kept in the transaction of
 the insert itself: a budget is looked up, not added up."""
 
+LEANER_SETTLING = (
+    "DROP TRIGGER ledger_settles",
+    """
+    CREATE TRIGGER ledger_settles AFTER INSERT ON ledger WHEN NEW.event = 'settled' BEGIN
+      INSERT INTO spent (key, day, tokens, usd)
+      SELECT key, CAST(at / 86400 AS INTEGER), NEW.input_tokens + NEW.output_tokens - tokens, NEW.usd - usd
+      FROM ledger WHERE id = NEW.id AND event = 'admitted'
+      ON CONFLICT (key, day) DO UPDATE SET tokens = tokens + excluded.tokens, usd = usd + excluded.usd;
+    END
+    """,
+)
+"""The same sums, without a table made for each row."""
+
 KEYS = (
     """
     CREATE TABLE keys (
@@ -83,4 +96,4 @@ KEYS = (
     ),
 )
 
-STEPS: tuple[tuple[str, ...], ...] = (FIRST, (*SEARCHABLE_TRACES, *LEDGER, *KEYS))
+STEPS: tuple[tuple[str, ...], ...] = (FIRST, (*SEARCHABLE_TRACES, *LEDGER, *KEYS), LEANER_SETTLING)
