@@ -483,3 +483,16 @@ async def test_the_time_for_a_head_is_that_of_the_stack_file(tmp_path: Path) -> 
         begun = time.monotonic()
         assert statuses(await answers(running, b"GET /health HTT")) == [408]
         assert time.monotonic() - begun < listen.HEAD_SECONDS
+
+
+@pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "stream"])
+async def test_the_head_of_an_answer_leaves_with_the_first_piece_of_its_body(running: Running, body: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    try:
+        writer.write(post(b"Content-Length: %d\r\n" % len(body), body))
+        async with asyncio.timeout(PATIENCE_S):
+            first = await reader.read(65536)
+        head, _, rest = first.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK") and b"chatcmpl-" in rest
+    finally:
+        writer.close()

@@ -112,6 +112,8 @@ class Guarded(HttpToolsProtocol):
         self.scope["extensions"] = {LINE: self._line}  # type: ignore[dict-item]
         super().on_headers_complete()
         self._cycles.append(self.cycle)
+        if self.scope["method"] != "HEAD":
+            self.cycle.transport = _Joined(self.cycle)  # type: ignore[assignment]
 
     def _wrong(self) -> int:
         """The status that refuses this head, or 0."""
@@ -211,3 +213,31 @@ class Guarded(HttpToolsProtocol):
             self.transport.write(line + b"content-length: 0\r\nconnection: close\r\n\r\n")
         self.transport.close()
         self._stall()
+
+
+class _Joined:
+    """The transport of one answer that has a body: the head leaves with the first piece of that. Each write is a call
+    of the system, which takes longer than all else that is done to send a small answer."""
+
+    __slots__ = ("_cycle", "_head", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle, self._transport = cycle, cycle.transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            self._cycle.transport = self._transport
+            self._transport.write(self._head + data)
+        elif self._cycle.response_started:
+            self._head = data
+        else:  # `100 Continue`
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head:
+            self.write(b"")
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
