@@ -1,6 +1,7 @@
 """Bytes as no HTTP client sends them, to a gateway on a real port."""
 
 import asyncio
+import gc
 import json
 import re
 import time
@@ -13,6 +14,7 @@ import pytest_asyncio
 
 from alignstack.core.usage import Settled
 from alignstack.gateway import listen
+from alignstack.gateway.ask import Exchange
 from tests.gateway.running import Running, gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -496,3 +498,17 @@ async def test_the_head_of_an_answer_leaves_with_the_first_piece_of_its_body(run
         assert head.startswith(b"HTTP/1.1 200 OK") and b"chatcmpl-" in rest
     finally:
         writer.close()
+
+
+@pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "stream"])
+async def test_nothing_of_a_request_is_left_to_the_garbage_collector(running: Running, body: bytes) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        found = await answers(running, post(b"Content-Length: %d\r\nConnection: close\r\n" % len(body), body))
+        async with asyncio.timeout(PATIENCE_S):
+            while any(isinstance(thing, Exchange) for thing in gc.get_objects()):
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+    assert statuses(found) == [200]

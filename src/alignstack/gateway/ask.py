@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from alignstack.core.events import ModelEvent, OutcomeEvent
 from alignstack.core.layer import View
@@ -89,6 +90,8 @@ class Exchange:
                 self.gone.forgive()
             finally:
                 self.gone.stop()
+                for serving in self.servings:  # each knew this exchange: such circles wait for the garbage collector
+                    serving.release = _keep
 
     async def _admitted(self) -> None:
         unread(self.call.sampling.more)
@@ -135,9 +138,6 @@ class Exchange:
                     tasks.create_task(self._answer(index))
 
     def _serving(self, index: int) -> Serving:
-        async def release(pieces: Sequence[Delta]) -> None:
-            await self._release(index, pieces)
-
         seed = self.sampling.seed
         sampling = self.sampling if not index or seed is None else replace(self.sampling, seed=seed + index)
         return Serving(
@@ -147,7 +147,7 @@ class Exchange:
             caller=self.person or self.key.id,
             sampling=sampling,
             ask=self.ask,
-            release=release,
+            release=partial(self._release, index),
         )
 
     async def _answer(self, index: int) -> None:
@@ -296,9 +296,6 @@ class Exchange:
             self.services.background.start(self._ask_all(), "a run with all layers")
 
     async def _ask_all(self) -> None:
-        async def keep(pieces: Sequence[Delta]) -> None:
-            """The trace has them."""
-
         serving = Serving(
             self.deployment.shadow,
             clock=self.clock,
@@ -306,11 +303,15 @@ class Exchange:
             caller=self.person or self.key.id,
             sampling=self.sampling,
             ask=_audited,
-            release=keep,
+            release=_keep,
         )
         async with serving.answer(self.call.messages):
             pass
         self._keep(serving.trace)
+
+
+async def _keep(pieces: Sequence[Delta]) -> None:
+    """Nobody takes them; the trace has them."""
 
 
 def _reason(said: ModelEvent | None) -> Reason:
