@@ -506,9 +506,8 @@ async def test_nothing_of_a_request_is_left_to_the_garbage_collector(running: Ru
     gc.disable()
     try:
         found = await answers(running, post(b"Content-Length: %d\r\nConnection: close\r\n" % len(body), body))
-        async with asyncio.timeout(PATIENCE_S):
-            while any(isinstance(thing, Exchange) for thing in gc.get_objects()):
-                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # the connection closes a moment before the work of the request ends
+        left = [thing for thing in gc.get_objects() if isinstance(thing, Exchange)]
     finally:
         gc.enable()
-    assert statuses(found) == [200]
+    assert statuses(found) == [200] and not left
