@@ -45,12 +45,16 @@ def settled(traces: Sequence[Trace], *, asked: int, model: object, now: float, s
     tokens_in, tokens_out, usd = 0, 0, 0.0
     blocker: LayerEvent | LayerError | None = None
     for event in chain.from_iterable([trace.events for trace in traces]):
-        if isinstance(event, ModelEvent):
+        if isinstance(event, LayerEvent):
+            usd += event.verdict.cost
+        elif isinstance(event, ModelEvent):
             counts = _counted(event, asked, model)
             tokens_in, tokens_out, usd = tokens_in + counts[0], tokens_out + counts[1], usd + counts[2]
-        elif isinstance(event, LayerEvent | LayerError):
-            usd += event.verdict.cost if isinstance(event, LayerEvent) else 0
-            blocker = blocker or (event if event.mode == "enforce" and blocks(event) else None)
+            continue
+        elif not isinstance(event, LayerError):
+            continue
+        if blocker is None and event.mode == "enforce" and blocks(event):
+            blocker = event
     return Settled(
         id=traces[0].id,
         at=now,

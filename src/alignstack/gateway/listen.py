@@ -117,17 +117,19 @@ class Guarded(HttpToolsProtocol):
 
     def _wrong(self) -> int:
         """The status that refuses this head, or 0."""
-        names = [name for name, _ in self.headers]
-        size = len(self.url) + sum([len(value) for _, value in self.headers]) + sum(map(len, names))
-        if len(names) > MAX_HEADERS or size > MAX_HEAD:
+        size, hosts, codings = len(self.url), 0, []
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding":
+                codings.append(value.lower())
+        if len(self.headers) > MAX_HEADERS or size > MAX_HEAD:
             return 431
         if len(self.pipeline) >= MAX_QUEUED:
             return 400
         is_old = self.parser.get_http_version() == "1.0"
-        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
-        right = names.count(b"host") in ((0, 1) if is_old else (1,)) and codings in (
-            ([],) if is_old else ([], [b"chunked"])
-        )
+        right = hosts in ((0, 1) if is_old else (1,)) and (not codings or (codings == [b"chunked"] and not is_old))
         return 0 if right and self.parser.get_method() != b"CONNECT" else 400
 
     def on_body(self, body: bytes) -> None:
