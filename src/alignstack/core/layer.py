@@ -81,6 +81,11 @@ class View:
         return str(self._once["digest"])
 
     @property
+    def conversation(self) -> str:
+        """`core.messages.digest` of the messages."""
+        return seal(self._conversation)
+
+    @property
     def _conversation(self) -> str:
         """As it is hashed. Later views of the same conversation are handed it: a request is hashed some four times."""
         if "conversation" not in self._once:

@@ -23,10 +23,19 @@ class Generation:
     a client that has an `answer` method (like `stream`, in as few pieces as it likes) is asked for that."""
 
     def __init__(
-        self, client: ModelClient, messages: Conversation, sampling: Sampling, clock: Clock, *, whole: bool = False
+        self,
+        client: ModelClient,
+        messages: Conversation,
+        sampling: Sampling,
+        clock: Clock,
+        *,
+        whole: bool = False,
+        input_sha256: str = "",
     ) -> None:
+        """`input_sha256`: the digest of `messages`, where the caller has it already."""
         self.client = client
         self.messages = messages
+        self._input_sha256 = input_sha256
         self.sampling = sampling
         self.ending: Ending = "cancelled"
         self.message = ""
@@ -91,7 +100,7 @@ class Generation:
         return ModelEvent(
             model=self.client.name,
             version=self.client.version,
-            input_sha256=digest(self.messages),
+            input_sha256=self._input_sha256 or digest(self.messages),
             messages=self.messages,
             text=self.text,
             finish=self.ending,

@@ -238,7 +238,8 @@ class Serving:
         return answer
 
     def _generation(self, view: View, *, whole: bool) -> Generation:
-        return Generation(self.stack.client(self.off), view.messages, self.sampling, self.clock, whole=whole)
+        client, seen = self.stack.client(self.off), view.conversation
+        return Generation(client, view.messages, self.sampling, self.clock, whole=whole, input_sha256=seen)
 
     async def _whole(self, view: View) -> OutcomeEvent:
         """Nothing leaves before everything has been said and checked."""
