@@ -13,10 +13,11 @@ from alignstack.gateway import moderate, openapi
 from alignstack.gateway.ask import Exchange
 from alignstack.gateway.call import Dialect, Refused
 from alignstack.gateway.dialects import models
-from alignstack.gateway.dialects.chat import Chat
-from alignstack.gateway.dialects.messages import Messages
-from alignstack.gateway.dialects.responses import Responses
+from alignstack.gateway.dialects.chat import CHAT
+from alignstack.gateway.dialects.messages import MESSAGES
+from alignstack.gateway.dialects.responses import RESPONSES
 from alignstack.gateway.services import Services
+from alignstack.telemetry.prometheus import CONTENT_TYPE
 from alignstack.web import access
 from alignstack.web.http import (
     JSON,
@@ -36,15 +37,14 @@ from alignstack.web.http import (
 
 log = logging.getLogger("alignstack.gateway")
 
-CHAT = Chat()
 ASK: dict[str, Dialect] = {
     "/v1/chat/completions": CHAT,
-    "/v1/responses": Responses(),
-    "/v1/messages": Messages(),
+    "/v1/responses": RESPONSES,
+    "/v1/messages": MESSAGES,
 }
 """Routes that ask the model."""
 
-PLAIN = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+METRICS = (b"content-type", CONTENT_TYPE.encode())
 Handler = Callable[["Request"], Awaitable[None]]
 
 
@@ -228,7 +228,7 @@ async def metrics(request: Request) -> None:
     if not request.settings.telemetry.prometheus:
         raise Refused(404, "metrics are switched off (`serve.telemetry.prometheus`)", kind="not_found_error")
     request.services.metrics.pending(request.services.writer.waiting)
-    await respond(request.sending, 200, request.services.metrics.render(), [PLAIN])
+    await respond(request.sending, 200, request.services.metrics.render(), [METRICS])
 
 
 async def document(request: Request) -> None:

@@ -5,7 +5,6 @@ its end before the client has the whole answer; nothing is sent that the engine 
 """
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,8 +28,6 @@ from alignstack.store.redact import redact
 from alignstack.telemetry.conventions import upstream
 from alignstack.telemetry.otel import Spans
 from alignstack.web.http import EVENTS, JSON, Disconnect, Line, Receive, Send, encoded, respond
-
-log = logging.getLogger("alignstack.gateway")
 
 
 class Exchange:
