@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -10,7 +10,20 @@ import click
 from alignstack.cli import options
 from alignstack.cli.console import emit, say
 
+METHODS = {
+    "pretrain": ("A small Llama from scratch, on plain text and chats.", "recipes/embedded/base.yaml"),
+    "sft": ("Supervised fine-tuning on conversations and curated refusals.", "recipes/sft.yaml"),
+    "reward": ("A Bradley-Terry reward model, or an ensemble of them.", "recipes/reward.yaml"),
+    "dpo": ("Direct preference optimisation: dpo, ipo, robust, orpo, simpo, … by `loss`.", "recipes/dpo.yaml"),
+    "kto": ("Preferences from single answers that are good or bad.", "recipes/kto.yaml"),
+    "rlhf": ("GRPO or RLOO against reward models, with a watch for reward hacking.", "recipes/rlhf.yaml"),
+    "rlaif": ("Preferences by a judge that reads the constitution, then a reward model or DPO.", "recipes/rlaif.yaml"),
+    "constitutional": ("Critique and revision by the principles, then SFT.", "recipes/constitutional.yaml"),
+}
+LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+
 recipe = options.option("--config", type=options.FILE, required=True, metavar="RECIPE", help="The recipe (YAML).")
+resume = options.option("--resume", is_flag=True, help="Go on with a run that was cut off.")
 
 
 @click.group()
@@ -21,40 +34,26 @@ def train() -> None:
 
     \b
     Example:
-      alignstack train sft --config recipes/embedded/aligned.yaml
+      alignstack train sft --config recipes/sft.yaml
     """
 
 
-@train.command()
-@recipe
-@options.as_json
-def pretrain(config: Path, as_json: bool) -> None:
-    """A small Llama from scratch, on plain text and chats.
+def _method(name: str, about: str, example: str) -> None:
+    @train.command(name, help=f"{about}\n\n\b\nExample:\n  alignstack train {name} --config {example}")
+    @recipe
+    @resume
+    @options.as_json
+    def command(config: Path, resume: bool, as_json: bool) -> None:
+        needs_extra(*LIBRARIES)
+        from alignstack.loop.train import tools
 
-    \b
-    Example:
-      alignstack train pretrain --config recipes/embedded/base.yaml
-    """
-    needs_extra("torch", "transformers")
-    from alignstack.training.pretrain import run
-
-    report("pretrain", run, config, as_json)
+        with contextlib.redirect_stdout(sys.stderr):
+            made = import_module(f"alignstack.training.{name}").run(config, tools(resume=resume))
+        report(name, made, as_json)
 
 
-@train.command()
-@recipe
-@options.as_json
-def sft(config: Path, as_json: bool) -> None:
-    """Supervised fine-tuning of a checkpoint on chats.
-
-    \b
-    Example:
-      alignstack train sft --config recipes/embedded/helpful.yaml
-    """
-    needs_extra("torch", "transformers", "trl")
-    from alignstack.training.sft import run
-
-    report("sft", run, config, as_json)
+for _name, (_about, _example) in METHODS.items():
+    _method(_name, _about, _example)
 
 
 @train.command()
@@ -70,7 +69,9 @@ def classifier(config: Path, as_json: bool) -> None:
     needs_extra("scipy", "sklearn")
     from alignstack.training.classifier import run
 
-    report("classifier", run, config, as_json)
+    with contextlib.redirect_stdout(sys.stderr):
+        made = run(config)
+    report("classifier", made, as_json)
 
 
 def needs_extra(*modules: str) -> None:
@@ -82,10 +83,8 @@ def needs_extra(*modules: str) -> None:
         raise click.ClickException(f"{', '.join(missing)} not installed; try: pip install 'alignstack[train]'")
 
 
-def report(method: str, run: Callable[[Path], Path], config: Path, as_json: bool) -> None:
-    """Train and say where the result lies. What the libraries print goes to stderr."""
-    with contextlib.redirect_stdout(sys.stderr):
-        made = run(config)
+def report(method: str, made: Path, as_json: bool) -> None:
+    """Say where the result lies. What the libraries print goes to stderr."""
     if as_json:
         emit({"method": method, "out": str(made)})
     else:

@@ -7,6 +7,7 @@ A conversation is `<|system|>…<|end|><|user|>…<|end|><|assistant|>…<|end|>
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast
         vocab_size=vocab, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
+    return _with_template(PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END))
+
+
+def tokenizer(file: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that lies beside an exported checkpoint (`tokenizer.json`)."""
+    from transformers import PreTrainedTokenizerFast
+
+    return _with_template(PreTrainedTokenizerFast(tokenizer_file=str(file), pad_token=PAD, eos_token=END))
+
+
+def _with_template(fast: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     fast.chat_template = TEMPLATE
     return fast

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import Field
 from alignstack.core.errors import DataError
 from alignstack.training import chat, corpus, lineage, trainer
 from alignstack.training.recipe import RecipePath, Strict, load
+from alignstack.training.stage import ALONE, Tools
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -51,22 +53,32 @@ class Pretrain(Strict):
     length: int = Field(default=256, ge=16)
     """Tokens in a packed sequence."""
     model: Shape = Shape()
+    save_every: int = Field(default=0, ge=0)
+    """Steps between midway checkpoints, from which `--resume` goes on; 0: none."""
     optimiser: trainer.Optimiser = trainer.Optimiser()
 
 
-def run(recipe: Path) -> Path:
+def run(recipe: Path, tools: Tools = ALONE) -> Path:
     """Train and save; returns the checkpoint folder."""
     config, started = load(recipe, Pretrain), time.monotonic()
     trainer.seed_everything(config.seed)
     tokenizer = _tokenizer(config)
     blocks = pack(config, tokenizer)
     model = _model(config.model, tokenizer)
-    tokens = trainer.causal_lm(model, _dataset(blocks), config.optimiser, config.seed)
-    trainer.save(model, tokenizer, config.out)
-    lineage.write(
-        config.out, stage=config.name, method="pretrain", parent=None, recipe=recipe, seed=config.seed, tokens=tokens,
-        data=[path for source in config.sources for path in source.files], seconds=time.monotonic() - started,
+    work = config.out.with_name(config.out.name + ".work")
+    settings = trainer.Run(
+        work=work, seed=config.seed, optimiser=config.optimiser, save_every=config.save_every, resume=tools.resume,
+        log_every=50, monitors=tuple(tools.monitors(config, work)),
     )  # fmt: skip
+    trained = trainer.causal_lm(model, _dataset(blocks), settings)
+    if trained.main:
+        trainer.save(trained.model, tokenizer, config.out)
+        lineage.write(
+            config.out, stage=config.name, method="pretrain", parent=None, recipe=recipe, seed=config.seed,
+            tokens=trained.tokens, data=[path for source in config.sources for path in source.files],
+            seconds=time.monotonic() - started, steps=trained.steps,
+        )  # fmt: skip
+        shutil.rmtree(work, ignore_errors=True)
     return config.out
 
 
