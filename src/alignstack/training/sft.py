@@ -19,7 +19,7 @@ class SFT(Recipe):
 
     data: list[dataset.Source] = Field(min_length=1)
     """Files of conversations, or of prompts with `answer: refuse` or `answer: parent`."""
-    held_out: list[RecipePath] = []
+    held_out: list[RecipePath] = Field(default_factory=list)
     """Suites that will be audited: rows that are near-duplicates of their prompts are dropped."""
     blend: float = Field(default=1.0, gt=0, le=1)
     """Share of the change that is kept: weights = parent + blend x (tuned - parent). Below 1 the parent's habits come

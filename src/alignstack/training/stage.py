@@ -1,9 +1,9 @@
 """What every training method does before and after it trains: find the parent, keep the rows, save, describe.
 
-A method reads: load the recipe, `begin` a stage, build the rows, train, `finish`. A finished checkpoint folder holds the
-weights and tokenizer in Hugging Face form, `lineage.json`, the recipe and the rows it was trained on, the metrics, and a
-model card. It appears under its final name only when it is whole; until then everything lies in `NAME.work`, from which
-a killed run goes on.
+A method reads: load the recipe, `begin` a stage, build the rows, train, `finish`. A finished checkpoint folder holds
+the weights and tokenizer in Hugging Face form, `lineage.json`, the recipe and the rows it was trained on, the metrics,
+and a model card. It appears under its final name only when it is whole; until then everything lies in `NAME.work`,
+from which a killed run goes on.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Evaluation(Strict):
     every: int = Field(default=50, ge=1)
     """Steps between two evaluations; one more comes at the end."""
     limit: int = Field(default=32, ge=1)
-    canary: list[RecipePath] = []
+    canary: list[RecipePath] = Field(default_factory=list)
     """Chats (`messages`) whose answers the model should still find likely: perplexity is reported, since alignment has
     a tax."""
     max_over_refusal: float = Field(default=0.1, ge=0, le=1)
@@ -77,7 +77,7 @@ class Recipe(Strict):
     log_every: int = Field(default=10, ge=1)
     """Steps."""
     evaluate: Evaluation | None = None
-    track: list[trainer.Tracker] = []
+    track: list[trainer.Tracker] = Field(default_factory=list)
     """Where metrics go besides `metrics.jsonl`; each needs its package. `wandb` and `mlflow` may talk to a network."""
 
 

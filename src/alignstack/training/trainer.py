@@ -199,7 +199,7 @@ def orpo(
 def cpo(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row], run: Run, **settings: Any
 ) -> Trained:
-    """CPO and, with `loss_type="simpo"`, SimPO (Meng et al. 2024) on pairs, without a reference; experimental in TRL."""
+    """CPO and, by `loss_type="simpo"`, SimPO (Meng et al. 2024) on pairs, without reference; experimental in TRL."""
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     args = CPOConfig(**common(run), max_length=run.max_length, **settings)
