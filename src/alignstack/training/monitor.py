@@ -54,7 +54,7 @@ class Monitor:
         """After every optimiser step."""
 
     def log(self, now: Now, values: Mapping[str, float]) -> Stop | None:
-        """When the trainer logs: means since the last log, by the trainer's names (`loss`, `kl`, `rewards/chosen` …)."""
+        """When the trainer logs: means since the last log by its names (`loss`, `kl`, `rewards/chosen` …)."""
 
     def end(self, now: Now) -> None:
         """After the last step, also of a stopped run."""
