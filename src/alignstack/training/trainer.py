@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -137,6 +138,14 @@ def sft(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: Sequen
 
 
 PAIR = ("prompt", "chosen", "rejected")
+
+
+def losses() -> tuple[str, ...]:
+    """Names of the losses that the installed TRL has for DPO; it lists them in the help of its setting alone."""
+    from trl import DPOConfig
+
+    described = DPOConfig.__dataclass_fields__["loss_type"].metadata["help"]
+    return tuple(dict.fromkeys(re.findall(r"`'(\w+)'`", described)))
 
 
 def reward(
