@@ -1,8 +1,9 @@
 """Build the chat data of the embedded model: `python recipes/embedded/data.py STAGE DATA_DIR OUT_DIR`.
 
-STAGE is `base`, `helpful` or `aligned`; DATA_DIR holds `train/` and `pretrain/` (docs/embedded-model.md lists the files
-and their licences). Writes `STAGE.jsonl` (rows of `messages`) and `STAGE.sources.json` (hash of every file read);
-`aligned` also writes `dev.jsonl` (prompts held out by cluster, with labels).
+STAGE is `base`, `helpful`, `refusals` or `prompts`; DATA_DIR holds `train/` and `pretrain/` (docs/embedded-model.md
+lists the files and their licences). Writes `STAGE.jsonl` (rows of `messages`) and `STAGE.sources.json` (hash of every
+file read). `prompts` writes `harmful.jsonl` and `benign.jsonl` (requests without answers, for the stages that compare
+answers) and `dev.jsonl` (prompts held out by cluster, with labels).
 """
 
 import argparse
@@ -289,7 +290,7 @@ CARE = ("This is general background, so please ask a professional about your own
         "Please check with a doctor, a lawyer or an adviser before you act on it.")  # fmt: skip
 
 
-def aligned(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
+def refusals(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
     """Refuses what the policy covers and answers the rest. Under the system prompt more rows are refusals, and nearly
     all that are wrapped in an attack: it reminds the model of what it was taught."""
     harmful, benign, _ = pools(sources)
@@ -331,6 +332,39 @@ def aligned(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
         yield turns(row(), row()) if rng.random() < 0.04 else row()
 
 
+def prompts(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
+    """Requests in the proportions of the `refusals` stage, half of them harmful, without answers."""
+    harmful, benign, _ = pools(sources)
+    alike = lookalikes()[0] + unlike()[0] + 4 * [row["text"] for row in contrast("benign", dev=False)]
+    daily, found, plain = (
+        everyday(4000, False, rng),
+        phrases(sources),
+        by_set([row for row in benign if not row["dev"]]),
+    )
+    covered = [row for row in harmful if row["hazard"] != "spc" and not row["dev"]]
+    covered += 2 * [
+        row for row in contrast("harmful", dev=False) if row["hazard"] in AILUMINATE and row["hazard"] != "spc"
+    ]
+
+    def innocent() -> str:
+        draw = rng.random()
+        if draw < 0.35:
+            return rng.choice(alike)
+        if draw < 0.7:
+            return rng.choice(daily) if rng.random() < 0.7 else asked(rng.choice(found), rng)
+        return one_line(weighted(plain, rng)["text"])
+
+    for i in range(n):
+        if i % 2:
+            row = {"text": innocent(), "label": "benign"}
+        else:
+            chosen = rng.choice(covered)
+            row = {"text": rephrased(one_line(chosen["text"]), rng), "label": "harmful", "hazard": chosen["hazard"]}
+        if rng.random() < 0.2:
+            row["text"] = wrapped(row["text"], rng)
+        yield {"id": f"{row['label']}-{i}"} | row
+
+
 def development(sources: Sources) -> list[dict]:
     """Held-out clusters, for choosing anything; the demo's prompts are for the final number only."""
     harmful, benign, _ = pools(sources)
@@ -348,7 +382,16 @@ def development(sources: Sources) -> list[dict]:
     return rows + [row for row in alike + plain if fraction(row["text"], "few") < 0.3]
 
 
-STAGES = {"base": (base, 60_000), "helpful": (helpful, 14_000), "aligned": (aligned, 11_000)}
+STAGES = {
+    "base": (base, 60_000),
+    "helpful": (helpful, 14_000),
+    "refusals": (refusals, 11_000),
+    "prompts": (prompts, 6_000),
+}
+
+
+SEEDS = {"refusals": "aligned"}
+"""The stage's earlier name, kept so that its rows stay the same."""
 
 
 def main() -> None:
@@ -360,11 +403,14 @@ def main() -> None:
     args = parser.parse_args()
     make, n = STAGES[args.stage]
     sources = Sources(args.data)
-    rows = list(make(sources, random.Random(args.stage), args.rows or n))
+    rows = list(make(sources, random.Random(SEEDS.get(args.stage, args.stage)), args.rows or n))
     args.out.mkdir(parents=True, exist_ok=True)
-    write(args.out / f"{args.stage}.jsonl", rows)
-    if args.stage == "aligned":
+    if args.stage == "prompts":
+        for label in ("harmful", "benign"):
+            write(args.out / f"{label}.jsonl", [row for row in rows if row["label"] == label])
         write(args.out / "dev.jsonl", development(sources))
+    else:
+        write(args.out / f"{args.stage}.jsonl", rows)
     (args.out / f"{args.stage}.sources.json").write_text(json.dumps(sources.read, indent=1, sort_keys=True) + "\n")
 
 
