@@ -26,7 +26,7 @@ def _both(row: Mapping[str, Any], as_it_stands: int, copies: int) -> Iterable[di
 
 def turned(row: Mapping[str, Any]) -> dict[str, Any]:
     """The same judgement with the answers in the other order: what was certain by p is now by 1 - p, and a margin
-    changes its sign, since 1 - σ(r - m) = σ(m - r)."""
+    changes its sign, since 1 - sigmoid(r - m) = sigmoid(m - r)."""
     other = {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
     if "confidence" in row:
         other["confidence"] = 1 - row["confidence"]

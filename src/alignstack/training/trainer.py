@@ -151,11 +151,13 @@ def losses() -> tuple[str, ...]:
 def reward(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row], run: Run, *, center: float | None
 ) -> Trained:
-    """Bradley–Terry loss on pairs; `model` has one output (`load_scorer`). `center` is the weight of the penalty on
-    the sum of both rewards, which keeps them near 0 (Eisenstein et al. 2023); None: no penalty."""
+    """Bradley–Terry loss, -log sigmoid(r_chosen - r_rejected - margin), on pairs; `model` has one output
+    (`load_scorer`). `center` is the weight of the penalty on the squared sum of both rewards, which keeps them near 0
+    (Eisenstein et al. 2023); None: no penalty. TRL leaves out pairs longer than `max_length`."""
     from trl import RewardConfig, RewardTrainer
 
-    columns = (*PAIR, "margin") if all("margin" in row for row in rows) else PAIR
+    columns = (*PAIR, "margin") if any("margin" in row for row in rows) else PAIR
+    rows = [{"margin": 0.0, **row} for row in rows]
     args = RewardConfig(**common(run), max_length=run.max_length, center_rewards_coefficient=center)
     return _train(
         RewardTrainer(model=model, args=args, **_parts(tokenizer, rows, columns, run, task="SEQ_CLS")),
@@ -227,8 +229,9 @@ def policy_gradient(
     **settings: Any,
 ) -> Trained:
     """GRPO (Shao et al. 2024) or RLOO (Ahmadian et al. 2024) on rows of `prompt` and whatever columns the rewards
-    read. `settings` go to the trainer's config (`beta`, `num_generations`, `max_completion_length` …). The reference
-    for the KL term is read from the folder that the model was loaded from."""
+    read, the same in every row. `settings` go to the trainer's config (`beta`, `num_generations`,
+    `max_completion_length` …). The reference for the KL term is read from the folder that the model was loaded from
+    (with LoRA: the model without its adapters)."""
     import trl
 
     config, trainer = (trl.GRPOConfig, trl.GRPOTrainer) if algorithm == "grpo" else (trl.RLOOConfig, trl.RLOOTrainer)
@@ -443,6 +446,13 @@ def load_scorer(checkpoint: Path, seed: int = 0) -> tuple[PreTrainedModel, PreTr
     return model, tokenizer
 
 
+def device() -> str:
+    """Where models beside the trained one are put."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Weights in float32 safetensors, configuration, tokenizer and chat template."""
     model.float().save_pretrained(out)
@@ -498,6 +508,30 @@ def generate(
             for i, text in zip(chosen, made, strict=True):
                 answers[i] = text
     return answers
+
+
+def score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    conversations: Sequence[Sequence[Mapping[str, str]]],
+    *,
+    batch: int = 32,
+) -> list[float]:
+    """The reward of each whole conversation. What is longer than the model's context is cut at the end."""
+    texts = [tokenizer.apply_chat_template(c, tokenize=False) for c in conversations]
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # alike in length: little padding
+    scores = [0.0] * len(texts)
+    with quiet(model):
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            inputs = tokenizer(
+                [texts[i] for i in chosen], return_tensors="pt", padding=True, padding_side="right", truncation=True,
+                max_length=model.config.max_position_embeddings, add_special_tokens=False,
+            )  # fmt: skip
+            inputs.pop("token_type_ids", None)
+            for i, value in zip(chosen, model(**inputs.to(model.device)).logits[:, 0].tolist(), strict=True):
+                scores[i] = value
+    return scores
 
 
 def _batch(model: Any, tokenizer: Any, prompts: list[str], **settings: Any) -> list[str]:
