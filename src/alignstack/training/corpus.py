@@ -1,30 +1,130 @@
-"""Training data on disk: JSONL, plain or compressed (`.gz`, `.zst`), rows of `text` or of `messages`."""
+"""Training data on disk: JSON Lines or one JSON array, plain or compressed (`.gz`, `.zst`)."""
 
 import gzip
-import io
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import zstandard
 
-from alignstack.core.errors import DataError
+from alignstack.core.errors import DataError, nearest
 
-OPENERS = {".gz": gzip.open, ".zst": zstandard.open}
+SHOWN = 50
+"""Bad lines listed before the rest are only counted."""
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """One dict a line. Raises DataError that names the line."""
-    if not path.is_file():
-        raise DataError(f"data file {str(path)!r} does not exist")
-    opener: Any = OPENERS.get(path.suffix, open)
-    with opener(path, "rb") as raw:
-        for number, line in enumerate(io.TextIOWrapper(raw, "utf-8"), 1):
-            try:
-                row = json.loads(line)
-            except (ValueError, UnicodeDecodeError) as error:
-                raise DataError(f"{path.name} line {number}: not JSON ({error})") from None
-            if not isinstance(row, dict) or not ("text" in row or "messages" in row):
-                raise DataError(f"{path.name} line {number}: needs `text` or `messages`")
-            yield row
+    """One dict a line, each with `text` or `messages`. Raises DataError that names the line."""
+    for number, row in _read(path):
+        if isinstance(row, Bad):
+            raise DataError(f"{path.name} line {number}: {row}")
+        if not ("text" in row or "messages" in row):
+            raise DataError(f"{path.name} line {number}: needs `text` or `messages`")
+        yield row
+
+
+class Bad(str):
+    """Why a line is no row."""
+
+
+def lines(path: Path, problems: list[str]) -> list[tuple[int, dict[str, Any]]]:
+    """(line number, row) of every row; what is wrong with the others goes to `problems`. Raises DataError when the file
+    cannot be read at all."""
+    found = []
+    for number, row in _read(path):
+        if isinstance(row, Bad):
+            problems.append(f"{path}:{number}: {row}")
+        else:
+            found.append((number, row))
+    return found
+
+
+def complain(problems: list[str]) -> None:
+    """Raise DataError with the first problems and the number of the others, if there are any."""
+    if problems:
+        more = [f"… and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise DataError("\n".join([*problems[:SHOWN], *more]))
+
+
+def _read(path: Path) -> Iterator[tuple[int, dict[str, Any] | Bad]]:
+    raw = _unpacked(path).removeprefix(b"\xef\xbb\xbf")
+    if raw.lstrip()[:1] == b"[":
+        yield from _array(raw)
+        return
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        if line.strip():
+            yield number, _object(line)
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        others = [other.name for other in path.parent.glob("*.json*")] if path.parent.is_dir() else []
+        near = nearest(path.name, others) if isinstance(error, FileNotFoundError) else ""
+        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise DataError(f"data file {str(path)!r} {what}{near}") from None
+    try:
+        return UNPACK.get(path.suffix, bytes)(raw)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise DataError(f"{str(path)!r} is not a whole {path.suffix} file ({error})") from None
+
+
+def _all_frames(raw: bytes) -> bytes:
+    """Raises EOFError for a file that was cut off."""
+    parts: list[bytes] = []
+    while raw:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        parts.append(frame.decompress(raw))
+        if not frame.eof:
+            raise EOFError("it ends before its last frame does")
+        raw = frame.unused_data
+    return b"".join(parts)
+
+
+UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".zst": _all_frames}
+
+
+def _object(line: bytes) -> dict[str, Any] | Bad:
+    try:
+        return _row(json.loads(line.decode("utf-8")))
+    except UnicodeDecodeError as error:
+        return Bad(f"is not UTF-8 (byte {error.start + 1}); save the file as UTF-8")
+    except json.JSONDecodeError as error:
+        return Bad(f"is not JSON: {error.msg} (column {error.colno})")
+    except (ValueError, RecursionError):
+        return Bad("is not JSON that can be read: too deep, or a number too long")
+
+
+def _row(value: object) -> dict[str, Any] | Bad:
+    return value if isinstance(value, dict) else Bad('is not a JSON object such as {"prompt": "…", "completion": "…"}')
+
+
+def _array(raw: bytes) -> Iterator[tuple[int, dict[str, Any] | Bad]]:
+    """The entries of one array, each with the line on which it starts."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        yield raw.count(b"\n", 0, error.start) + 1, Bad("is not UTF-8; save the file as UTF-8")
+        return
+    decoder, at, line, seen = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    while True:
+        at = _after(text, at, " \t\r\n,")
+        line, seen = line + text.count("\n", seen, at), at
+        if text[at : at + 1] == "]":
+            return
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            what = error.msg if isinstance(error, json.JSONDecodeError) else "too deep, or a number too long"
+            yield line, Bad(f"is not JSON: {what}; the rest of the array was not read")
+            return
+        yield line, _row(value)
+
+
+def _after(text: str, at: int, passed: str) -> int:
+    while at < len(text) and text[at] in passed:
+        at += 1
+    return at
