@@ -70,6 +70,29 @@ async def audit(
     return run
 
 
+async def replay(
+    stack: Stack,
+    attempts: Sequence[Attempt],
+    run: Run,
+    *,
+    clock: Clock,
+    memo: Memo,
+    opinions: Memo,
+    concurrency: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Ask `stack` about attempts of another run and write the answers to `run`, which keeps what it has of them. The
+    memos are what is known already: drafts, verdicts, and what judges said. Raises as `audit` does."""
+    work = _Audit(stack, run, clock, progress, total=len(attempts), memo=memo, opinions=opinions)
+    await work.finish(attempts, concurrency or default_concurrency(stack))
+    _settle(run, work)
+
+
+def opinion_key(judge: Judge, request: str, answer: str) -> str:
+    """Under which a judge's opinion is remembered."""
+    return digest(judge.name, judge.version, request, answer)
+
+
 def manifest(
     stack: Stack, suites: tuple[SuiteRow, ...], attacks: tuple[str, ...], *, draws: int, seed: int, items: int
 ) -> Manifest:
@@ -152,7 +175,7 @@ class _Audit:
 
     async def finish(self, attempts: Sequence[Attempt], workers: int) -> None:
         """All attempts that are not done yet. Cancelled, it leaves whole records only."""
-        done = self.run.done()
+        done = self.run.done() & {attempt.id for attempt in attempts}
         self.finished = self.answered = len(done)
         self.progress(self.finished, self.total)
         left = iter([attempt for attempt in attempts if attempt.id not in done])
@@ -214,7 +237,7 @@ class _Audit:
 
     async def _opinion(self, judge: Judge, request: str, answer: str) -> Opinion:
         """Asked once for each answer to a request. Raises Unavailable."""
-        key = digest(judge.name, judge.version, request, answer)
+        key = opinion_key(judge, request, answer)
         try:
             return await self.opinions.get(key, lambda: judge.judge(request, answer))
         except AlignstackError as error:

@@ -76,9 +76,14 @@ def sent(item: Item) -> str:
     return last_user_text(item.messages)
 
 
+def sampling_seed(seed: int, name: str) -> int:
+    """Of an attempt, from the audit's seed and the attempt's id."""
+    return int(digest(seed, name)[:8], 16) >> 1
+
+
 def _attempt(item: Item, draw: int, seed: int) -> Attempt:
     name = f"{item.id}#{draw}" if draw else item.id
-    return Attempt(id=name, item=item, draw=draw, seed=int(digest(seed, name)[:8], 16) >> 1)
+    return Attempt(id=name, item=item, draw=draw, seed=sampling_seed(seed, name))
 
 
 def _distinct(attempts: Sequence[Attempt]) -> None:

@@ -40,8 +40,9 @@ def run(checkpoint: Path, out: Path) -> Path:
     _share_tokenizer(checkpoint / "tokenizer.json", out / "tokenizer.json")
     weights = {name: value.detach().float().numpy() for name, value in model.state_dict().items()}
     proto = Graph(weights, model.config).build()
-    facts = {"stage": stage.stage, "weights": stage.weights, "context": str(model.config.max_position_embeddings)}
-    facts["lineage"] = json.dumps([s.weights for s in lineage.chain(checkpoint)])
+    known = lineage.weights(checkpoint)
+    facts = {"stage": stage.stage, "method": stage.method, "weights": known[-1], "lineage": json.dumps(known)}
+    facts["context"] = str(model.config.max_position_embeddings)
     onnx.helper.set_model_props(proto, facts)
     onnx.save(proto, file)
     if (gap := difference(file, model)) > TOLERANCE:

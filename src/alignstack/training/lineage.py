@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import platform
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -14,7 +16,9 @@ from alignstack.core.errors import DataError
 
 FILE = "lineage.json"
 WEIGHTS = "model.safetensors"
-LIBRARIES = ("torch", "transformers", "trl", "tokenizers", "datasets", "accelerate", "peft")
+GONE = "gone"
+"""In place of the hash of a data file that is no longer there: a repeated run has its rows from the first one."""
+LIBRARIES = ("alignstack", "torch", "transformers", "trl", "tokenizers", "datasets", "accelerate", "peft")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,10 @@ class Stage:
     """Largest resident memory of the process, MB; on a GPU the largest allocation on the device."""
     measured: dict[str, float] = field(default_factory=dict)
     """Numbers of the last evaluation in the loop (`asr/on`, `over_refusal/off` …), by name."""
+    recipe_path: str | None = None
+    """Where the recipe lay, relative to this checkpoint: its own paths start there."""
+    machine: str = ""
+    """What added up the numbers: another kind of processor, or another number of threads, rounds differently."""
 
 
 def sha256(path: Path) -> str:
@@ -76,23 +84,36 @@ def write(
         parent=sha256(parent / WEIGHTS) if parent else None,
         parent_path=os.path.relpath(parent, place or checkpoint) if parent else None,
         recipe=sha256(recipe),
-        data={path.name: sha256(path) for path in data},
+        data={path.name: sha256(path) if path.is_file() else GONE for path in data},
         seed=seed,
         tokens=tokens,
         seconds=round(seconds, 1),
-        libraries=_libraries(),
+        libraries=libraries(),
+        recipe_path=os.path.relpath(recipe.resolve(), (place or checkpoint).resolve()),
+        machine=machine(),
         **more,
     )
     (checkpoint / FILE).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
     return record
 
 
-def _libraries() -> dict[str, str]:
+def libraries() -> dict[str, str]:
+    """Versions of what is installed of LIBRARIES."""
     found = {}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def machine() -> str:
+    """For example `Linux x86_64 AVX512, threads: 1`, with the GPU's name where there is one."""
+    parts = f"{platform.system()} {platform.machine()}"
+    torch: Any = sys.modules.get("torch")  # not imported for this: who trains has it
+    if torch is None:
+        return parts
+    parts += f" {torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
+    return f"{parts}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else parts
 
 
 def read(checkpoint: Path) -> Stage:
@@ -110,12 +131,37 @@ def read(checkpoint: Path) -> Stage:
 
 
 def chain(checkpoint: Path) -> list[Stage]:
-    """All stages, oldest first. Raises DataError when a parent's weights are not the ones the child started from."""
-    stages = [read(checkpoint)]
-    while (parent := stages[-1].parent_path) is not None:
-        checkpoint = (checkpoint / parent).resolve()
-        found = read(checkpoint)
-        if found.weights != stages[-1].parent:
-            raise DataError(f"{str(checkpoint)!r} was retrained after {stages[-1].stage!r} was made from it")
-        stages.append(found)
-    return stages[::-1]
+    """All stages, oldest first. Raises DataError when a parent is missing, or its weights are not the ones the child
+    started from."""
+    found = folders(checkpoint)
+    _parent(*found[0])  # says what is wrong with it
+    return [stage for stage, _ in found]
+
+
+def folders(checkpoint: Path) -> list[tuple[Stage, Path]]:
+    """Stages with their folders, oldest first, as far back as the weights that a child started from are still there.
+    Raises DataError when `checkpoint` itself is none."""
+    found = [(read(checkpoint), checkpoint)]
+    with suppress(DataError):
+        while (above := _parent(*found[-1])) is not None:
+            found.append(above)
+    return found[::-1]
+
+
+def weights(checkpoint: Path) -> list[str]:
+    """SHA-256 of the weights of every stage, oldest first, those before an export that was unpacked included. The
+    first of what is known, where a parent is missing, is that parent's."""
+    found = [stage for stage, _ in folders(checkpoint)]
+    before = found[0].ancestors[:-1] or ((found[0].parent,) if found[0].parent else ())
+    own = found[0].ancestors[-1:] or (found[0].weights,)
+    return [*before, *own, *(stage.weights for stage in found[1:])]
+
+
+def _parent(stage: Stage, checkpoint: Path) -> tuple[Stage, Path] | None:
+    if stage.parent_path is None:
+        return None
+    place = (checkpoint / stage.parent_path).resolve()
+    found = read(place)
+    if found.weights != stage.parent:
+        raise DataError(f"{str(place)!r} was retrained after {stage.stage!r} was made from it")
+    return found, place
