@@ -46,3 +46,13 @@ def test_a_new_order_of_principles_is_one_change() -> None:
     old = policy.load()
     new = old.model_copy(update={"principles": old.principles[::-1]})
     assert [change.path for change in policy.diff(old, new)] == ["principles"]
+
+
+def test_a_principles_own_requests_count(tmp_path: Path) -> None:
+    row = "extends: built-in\nprinciples: [{id: kind, text: Be kind., revision: %s}]\n"
+    loaded = []
+    for name, words in (("a", "Make it kind."), ("b", "Make it kinder.")):
+        path = tmp_path / name
+        path.write_text(row % words)
+        loaded.append(policy.load(path))
+    assert [change.path for change in policy.diff(*loaded)] == ["principles[kind].revision"]

@@ -35,8 +35,8 @@ def diff(old: Policy, new: Policy) -> list[Change]:
 
 
 def _plain(policy: Policy) -> dict[str, Any]:
-    data = policy.model_dump(mode="json")
-    principles = {f"principles[{principle['id']}]": {"text": principle["text"]} for principle in data.pop("principles")}
+    data = policy.model_dump(mode="json", exclude_none=True)
+    principles = {f"principles[{principle.pop('id')}]": principle for principle in data.pop("principles")}
     return {**data, **principles}
 
 

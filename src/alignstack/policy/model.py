@@ -55,6 +55,10 @@ class Principle(Strict):
 
     id: Id
     text: Text
+    critique: Text | None = None
+    """The request to criticise an answer by this principle, in place of one made from `text`."""
+    revision: Text | None = None
+    """The request to write the answer again, in place of one made from `text`."""
 
 
 class Names(Strict):
@@ -120,7 +124,7 @@ class Policy(Strict):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (64 hex digits) of the content; comments, key order and layout do not count."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        content = json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def action(self, hazard: str, layer: str) -> Action:
