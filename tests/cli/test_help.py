@@ -50,7 +50,7 @@ def test_every_option_can_come_from_the_environment(path: tuple[str, ...], monke
         with monkeypatch.context() as patch:
             patch.setenv(f"ALIGNSTACK_{word}", "general")
             assert option.resolve_envvar_value(context) == "general"
-            patch.setenv("_".join(("ALIGNSTACK", *path, word)).upper(), "special")
+            patch.setenv("_".join(("ALIGNSTACK", *path, word)).upper().replace("-", "_"), "special")
             assert option.resolve_envvar_value(context) == "special"
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from alignstack import policy as policies
 from alignstack.core.errors import ConfigError
-from alignstack.engine.config import load_layer, load_model, load_stack
+from alignstack.engine.config import load_stack
 
 GOOD = """
 model: {use: scripted, default: fine, reference: {use: scripted, default: base}}
@@ -246,15 +245,3 @@ def test_the_built_in_stack_has_the_promised_layers() -> None:
     assert load_stack(stack.source).fingerprint == stack.fingerprint
     assert stack.reference is not None
     assert stack.judges
-
-
-def test_a_model_and_a_layer_can_be_had_alone(tmp_path: Path) -> None:
-    model = load_model({"use": "scripted", "default": "x"}, file="recipe.yaml", base=tmp_path)
-    layer = load_layer(
-        {"use": "keyword", "patterns": ["bomb"]}, policies.load(), file="r", base=tmp_path, at="feedback"
-    )
-    assert (model.name, layer.info.use) == ("scripted", "keyword")
-    with pytest.raises(ConfigError, match=r"recipe\.yaml: critic\.defalt: unknown key; did you mean 'default'"):
-        load_model({"use": "scripted", "defalt": "x"}, file="recipe.yaml", base=tmp_path, at="critic")
-    with pytest.raises(ConfigError, match=r"recipe\.yaml: guard\.use: no layer 'clasifier'; did you mean 'classifier'"):
-        load_layer({"use": "clasifier"}, policies.load(), file="recipe.yaml", base=tmp_path, at="guard")

@@ -42,27 +42,6 @@ def load_stack(path: Path | str | None = None) -> Stack:
     return replace(stack, source=source, config=written, fingerprint=_fingerprint(stack, written))
 
 
-def load_model(block: Any, *, file: str, base: Path, at: str = "model") -> ModelClient:
-    """The model that a block like `model:` of a stack file describes, written at `at` in `file`. Raises ConfigError."""
-    loading = _Loading(file=file, base=base)
-    return _only(loading, loading._started(loading._configured("models", block, at, ModelKeys), at))
-
-
-def load_layer(block: Any, policy: Policy, *, file: str, base: Path, at: str) -> Layer:
-    """The layer that one entry like those of `layers:` describes, to be asked outside of a stack. Raises
-    ConfigError."""
-    loading = _Loading(file=file, base=base)
-    keys = loading._keys(LayerKeys, block, at, list(block)) if isinstance(block, Mapping) else None
-    placed: Placed | None = loading._layer(block, keys, at, policy) if isinstance(block, Mapping) else None
-    return _only(loading, placed.layer if placed else None)
-
-
-def _only(loading: "_Loading", made: Any) -> Any:
-    if made is None or loading.problems:
-        raise ConfigError(loading.distinct())
-    return made
-
-
 def _fingerprint(stack: Stack, written: Mapping[str, Any]) -> str:
     """SHA-256 over the file as written (`${NAME}` unexpanded, so no secret enters, and without the place of the policy
     or of any absolute path, and without the gateway's settings) and over the versions of everything it led to."""
