@@ -28,7 +28,7 @@ def test_answers_become_likelier(base: Path, helpful: Path, chats: list[dict[str
     assert loss_of_answers(helpful, chats) < loss_of_answers(base, chats) - 0.02
 
 
-def test_loss_is_on_the_assistants_tokens_only(folder: Path, base: Path) -> None:
+def test_loss_is_on_the_assistants_tokens_only(base: Path, tmp_path: Path) -> None:
     """Rows that differ in the request's last words alone, after which nothing is asked of the model but one answer:
     with the loss on answers only, an empty answer teaches the end mark and nothing about the request."""
     import torch
@@ -39,7 +39,8 @@ def test_loss_is_on_the_assistants_tokens_only(folder: Path, base: Path) -> None
     with torch.no_grad():
         before = float(model(input_ids=ids, labels=ids).loss)
     settings = trainer.Optimiser(batch=8, learning_rate=3e-3, warmup=1)
-    trainer.sft(model, tokenizer, [{"messages": rows}] * 64, settings, 0, 48)
+    run = trainer.Run(work=tmp_path, seed=0, optimiser=settings, max_length=48)
+    trainer.sft(model, tokenizer, [{"messages": rows}] * 64, run)
     with torch.no_grad():
         after = float(model(input_ids=ids, labels=ids).loss)
     assert after > before - 0.2  # trained on as an answer, the same text's loss falls by 0.7
@@ -54,12 +55,13 @@ def test_lineage_names_parent_data_and_recipe(folder: Path, base: Path, helpful:
     assert stage.tokens > 500
 
 
-def test_row_without_an_answer_is_named_by_line(tmp_path: Path, chats: list[dict[str, Any]]) -> None:
-    path = tmp_path / "rows.jsonl"
+def test_row_without_an_answer_is_named_by_line(tmp_path: Path, base: Path, chats: list[dict[str, Any]]) -> None:
     unanswered = {"messages": [{"role": "user", "content": "a"}]}
-    path.write_text(f"{json.dumps(chats[0])}\n{json.dumps(unanswered)}\n")
-    with pytest.raises(DataError, match=r"rows\.jsonl line 2"):
-        sft.conversations(path)
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(chats[0])}\n{json.dumps(unanswered)}\n")
+    recipe = tmp_path / "sft.yaml"
+    recipe.write_text(f"name: x\nparent: {base}\nout: x\ndata: [rows.jsonl]\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows\.jsonl:2"):
+        sft.run(recipe)
 
 
 def test_parent_must_be_a_checkpoint(folder: Path, tmp_path: Path) -> None:

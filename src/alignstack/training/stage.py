@@ -24,7 +24,7 @@ from pydantic import Field
 from alignstack import policy as policies
 from alignstack.core.errors import DataError
 from alignstack.policy import Policy
-from alignstack.training import lineage, trainer
+from alignstack.training import lineage, metrics, trainer
 from alignstack.training.monitor import Monitor, TrainingStopped
 from alignstack.training.recipe import RecipePath, Strict
 from alignstack.training.unpack import shipped
@@ -32,7 +32,7 @@ from alignstack.training.unpack import shipped
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-ROWS, RECIPE, METRICS = "rows.jsonl.gz", "recipe.yaml", "metrics.jsonl"
+ROWS, RECIPE, METRICS = "rows.jsonl.gz", "recipe.yaml", metrics.FILE
 EMBEDDED = "embedded:"
 
 
@@ -49,6 +49,8 @@ class Evaluation(Strict):
     canary: list[RecipePath] = Field(default_factory=list)
     """Chats (`messages`) whose answers the model should still find likely: perplexity is reported, since alignment has
     a tax."""
+    tasks: list[RecipePath] = Field(default_factory=list)
+    """Questions with one right answer (`prompt`, `answer`): how many greedy answers hold it word for word."""
     max_over_refusal: float = Field(default=0.1, ge=0, le=1)
     """Of the evaluations under this bound (guards on) the one with the lowest ASR is kept; of those above, the one
     with the lowest sum of both."""
@@ -77,6 +79,8 @@ class Recipe(Strict):
     log_every: int = Field(default=10, ge=1)
     """Steps."""
     evaluate: Evaluation | None = None
+    licence: str | None = None
+    """Of the weights, by its name on the Hugging Face hub (`apache-2.0`), for the model card."""
     track: list[trainer.Tracker] = Field(default_factory=list)
     """Where metrics go besides `metrics.jsonl`; each needs its package. `wandb` and `mlflow` may talk to a network."""
 
@@ -174,6 +178,8 @@ class Stage:
                 shutil.copyfile(self.work / name, whole / name)
         for extra in sorted(self.work.glob("*.jsonl")):
             shutil.copyfile(extra, whole / extra.name)
+        if (self.work / metrics.TRACK).is_dir():
+            shutil.copytree(self.work / metrics.TRACK, whole / metrics.TRACK)
         self._describe(whole, trained)
         shutil.rmtree(self.recipe.out, ignore_errors=True)
         whole.rename(self.recipe.out)
@@ -182,15 +188,17 @@ class Stage:
     def _describe(self, whole: Path, trained: trainer.Trained) -> None:
         from alignstack.training import card
 
+        kept = evaluation(whole / METRICS)
         record = lineage.write(
             whole, stage=self.recipe.name, method=self.method, parent=self.parent, recipe=self.file, data=self.data,
             seed=self.recipe.seed, tokens=trained.tokens, seconds=time.monotonic() - self.started,
             place=self.recipe.out, policy=self.policy.fingerprint,
             rows=lineage.sha256(whole / ROWS) if (whole / ROWS).is_file() else None, uses=self.uses,
             steps=trained.steps, stopped=trained.stop.reason if trained.stop else None, peak_mb=peak_mb(),
-            measured=last_evaluation(whole / METRICS),
+            measured=kept.get("evaluation", {}),
         )  # fmt: skip
-        (whole / "README.md").write_text(card.model_card(record, self.recipe, self.notes), encoding="utf-8")
+        notes = self.notes | ({"evaluation": kept} if kept else {}) | {"lineage": before(self.parent)}
+        (whole / "README.md").write_text(card.model_card(record, self.recipe, notes), encoding="utf-8")
 
 
 def begin(recipe: Recipe, file: Path, method: str, tools: Tools) -> Stage:
@@ -233,13 +241,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{str(path)!r} is damaged") from None
 
 
-def last_evaluation(metrics: Path) -> dict[str, float]:
-    """The numbers of the last line of `metrics.jsonl` with an evaluation of the kept weights."""
-    if not metrics.is_file():
-        return {}
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    found = [line["evaluation"] for line in lines if line.get("kept")]
-    return found[-1] if found else {}
+def evaluation(file: Path) -> dict[str, Any]:
+    """The line of `metrics.jsonl` with the evaluation of the weights that were kept; empty when there is none."""
+    return next((line for line in reversed(metrics.read(file)) if line.get("kept")), {})
+
+
+def before(parent: Path) -> list[dict[str, str]]:
+    """The stages down to the parent, oldest first, for the card; only the parent when it has been moved about."""
+    try:
+        stages = lineage.chain(parent)
+    except DataError:
+        stages = [lineage.read(parent)]
+    return [{"stage": one.stage, "method": one.method, "weights": one.weights} for one in stages]
 
 
 def peak_mb() -> float:
