@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -25,11 +25,10 @@ from alignstack.policy.render import refusal, system_prompt
 from alignstack.training import corpus, formats, trainer
 from alignstack.training.duplicates import HeldOut, repeated
 from alignstack.training.formats import Example, Kind, Skip, Turn, Wrong
+from alignstack.training.lineage import read as read_lineage
 from alignstack.training.lineage import sha256
 from alignstack.training.recipe import RecipePath, Strict
-
-if TYPE_CHECKING:
-    from alignstack.training.stage import Stage
+from alignstack.training.stage import Stage, find
 
 Row = dict[str, Any]
 Answer = Literal["own", "refuse", "parent"]
@@ -54,6 +53,9 @@ class Source(Strict):
     """For methods that learn from preferences: whose answer is the better one; None: the row's own."""
     rejected: Answer | None = None
     """And whose is the worse one."""
+    by: str | None = None
+    """The checkpoint that gives the answers called `parent`: a folder or `embedded:NAME`; the stage's own parent if not
+    set. A stage that starts from refusals may so be taught against what the model said before it refused."""
     label: Literal["harmful", "benign"] | None = None
     """Of all the requests, where rows do not say it."""
     share: float | None = Field(default=None, gt=0, le=1)
@@ -88,6 +90,8 @@ class Draft:
     origin: str
     good: Answer
     bad: Answer
+    by: str | None = None
+    """Who is meant by `parent`, as the source says."""
 
     @property
     def prompt(self) -> list[Turn]:
@@ -202,7 +206,7 @@ def _drafts(sources: Sequence[Source], kind: Kind, tallies: Sequence[Tally]) -> 
 
 def _draft(example: Example, source: Source, kind: Kind, *, source_no: int, file: int, origin: str) -> Draft:
     good, bad = (source.answer, "own") if kind == "sft" else (source.chosen or "own", source.rejected or "own")
-    return Draft(example=example, source=source_no, file=file, origin=origin, good=good, bad=bad)  # type: ignore[arg-type]
+    return Draft(example=example, source=source_no, file=file, origin=origin, good=good, bad=bad, by=source.by)  # type: ignore[arg-type]
 
 
 def _examples(
@@ -373,21 +377,34 @@ def _cycled(made: list[list[Row]], count: int, source: int, tallies: Sequence[Ta
 
 
 def _parents_words(stage: Stage, drafts: Sequence[Draft]) -> dict[str, str]:
-    """The parent's greedy answer to each request that needs one, by `_key`; empty where it did not come to an end."""
-    asked = {_key(draft): draft.prompt for draft in drafts if "parent" in (draft.good, draft.bad)}
-    if not asked:
-        return {}
+    """The greedy answer to each request that needs one, by `_key`, of the stage's parent or of the source's checkpoint;
+    empty where it did not come to an end."""
+    said: dict[str, str] = {}
+    for by in dict.fromkeys(draft.by for draft in drafts):
+        asked = {
+            _key(draft): draft.prompt for draft in drafts if draft.by == by and "parent" in (draft.good, draft.bad)
+        }
+        said |= dict(zip(asked, _answers(stage, by, list(asked.values())), strict=True))
+    return said
+
+
+def _answers(stage: Stage, by: str | None, prompts: list[list[Turn]]) -> list[str]:
+    if not prompts:
+        return []
     import torch
 
     model, tokenizer = stage.load()
+    if by is not None:
+        checkpoint = find(by, stage.file)
+        stage.uses[f"answers by {checkpoint.name}"] = read_lineage(checkpoint).weights
+        model, tokenizer = trainer.load(checkpoint)
     if torch.cuda.is_available():
-        model.to("cuda")  # type: ignore[arg-type]  # its stub is wrong
-    answers = trainer.generate(model, tokenizer, list(asked.values()), max_tokens=ANSWER_TOKENS, batch=32)
-    return dict(zip(asked, answers, strict=True))
+        model.cuda()
+    return trainer.generate(model, tokenizer, prompts, max_tokens=ANSWER_TOKENS, batch=32)
 
 
 def _key(draft: Draft) -> str:
-    return json.dumps(draft.prompt)
+    return json.dumps([draft.by, draft.prompt])
 
 
 def _made(draft: Draft, kind: Kind, policy: Policy, said: Mapping[str, str], tally: Tally) -> list[Row]:
