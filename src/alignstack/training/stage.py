@@ -115,6 +115,8 @@ class Stage:
     """Files that were read."""
     uses: dict[str, str] = field(default_factory=dict)
     """Further checkpoints: name → weights."""
+    folders: dict[str, Path] = field(default_factory=dict)
+    """Copied into the checkpoint under these names (members of an ensemble)."""
     notes: dict[str, Any] = field(default_factory=dict)
     """For the model card: name → plain data (data manifest, calibration …)."""
 
@@ -178,6 +180,8 @@ class Stage:
                 shutil.copyfile(self.work / name, whole / name)
         for extra in sorted(self.work.glob("*.jsonl")):
             shutil.copyfile(extra, whole / extra.name)
+        for name, folder in self.folders.items():
+            shutil.copytree(folder, whole / name)
         if (self.work / metrics.TRACK).is_dir():
             shutil.copytree(self.work / metrics.TRACK, whole / metrics.TRACK)
         self._describe(whole, trained)
