@@ -1,22 +1,22 @@
 """Monitors that notice when training has gone wrong: a stale reference, chosen answers unlearnt, numbers that are none.
 
-What they say goes to the log and, as one line each, to `alarms.jsonl` beside the metrics, which is kept with the
-checkpoint.
+A warning goes to the log and, as a line of its own (`alarm`, `message`), to `metrics.jsonl`, which is kept with the
+checkpoint. A stop is the run's error message.
 """
 
-import json
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from alignstack.training import metrics
 from alignstack.training.monitor import Monitor, Now, Stop
 
 log = logging.getLogger(__name__)
 
-FILE = "alarms.jsonl"
 TOLERANCE = 2e-3
 """Of the first step's loss (relative) and rewards (absolute). Two forward passes of the same weights agree exactly on a
 CPU, in bf16 too; the rest is room for kernels that add up in another order. A reference that is stale by one usual
@@ -90,7 +90,7 @@ class FallingChosen(Monitor):
             return None
         self._told = True
         message = self._message(before - after, low, high)
-        tell(self._work / FILE, self.name, now.step, message)
+        tell(self._work, self.name, now, message)
         return Stop(reason=message, failed=True) if self._stop else None
 
     def _message(self, fall: float, low: float, high: float) -> str:
@@ -130,11 +130,12 @@ class NotANumber(Monitor):
         return Stop(reason=reason + "or `precision: fp32`", failed=True)
 
 
-def tell(file: Path, alarm: str, step: int, message: str) -> None:
-    """Warn in the log and in `file`; a step that is done again after a kill does not warn there twice."""
-    log.warning("step %d: %s", step, message)
-    line = json.dumps({"step": step, "alarm": alarm, "message": message}, ensure_ascii=False) + "\n"
-    if file.is_file() and line in file.read_text(encoding="utf-8"):
+def tell(work: Path, alarm: str, now: Now, message: str) -> None:
+    """Warn in the log and in the metrics; a step that is done again after a kill does not warn there twice."""
+    if now.trainer is not None and not now.trainer.is_world_process_zero():
         return
-    with file.open("a", encoding="utf-8") as opened:
-        opened.write(line)
+    log.warning("step %d: %s", now.step, message)
+    line = {"step": now.step, "alarm": alarm, "message": message}
+    said = metrics.read(work / metrics.FILE)
+    if not any(line.items() <= earlier.items() for earlier in said):
+        metrics.rewrite(work / metrics.FILE, [*said, line | {"time": round(time.time(), 3)}])

@@ -326,6 +326,7 @@ def _train(trainer: Any, run: Run) -> Trained:
     counted = [entry["num_tokens"] for entry in history if "num_tokens" in entry]
     return Trained(
         model=_whole(trainer, run),
+        tokenizer=trainer.processing_class,
         steps=trainer.state.global_step,
         tokens=int(trainer.state.num_input_tokens_seen or (counted[-1] if counted else 0)),
         seconds=seconds,
