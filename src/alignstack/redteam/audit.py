@@ -82,10 +82,18 @@ async def replay(
     progress: Progress = lambda done, total: None,
 ) -> None:
     """Ask `stack` about attempts of another run and write the answers to `run`, which keeps what it has of them. The
-    memos are what is known already: drafts, verdicts, and what judges said. Raises as `audit` does."""
+    memos are what is known already: drafts, verdicts, and what judges said. Raises Unavailable when requests are
+    unfinished, or the model answered none of them; asked again, it goes on."""
     work = _Audit(stack, run, clock, progress, total=len(attempts), memo=memo, opinions=opinions)
     await work.finish(attempts, concurrency or default_concurrency(stack))
-    _settle(run, work)
+    if work.unfinished:
+        name, why = next(iter(work.unfinished.items()))
+        raise Unavailable(
+            f"{len(work.unfinished)} of {work.total} requests are unfinished, the first {name!r}: {why}; the others "
+            "are kept, and the same command goes on"
+        )
+    if not work.answered:
+        raise Unavailable(f"none of the {work.total} requests got its answers: {work.silence}")
 
 
 def opinion_key(judge: Judge, request: str, answer: str) -> str:
