@@ -1,5 +1,5 @@
-"""BeaverTails and PKU-SafeRLHF (Ji et al. 2023): one answer and whether it is safe (`prompt`, `response`, `is_safe`),
-or two of which one is safer (`response_0`, `response_1`, `safer_response_id`) and one more helpful (`better_response_id`).
+"""BeaverTails and PKU-SafeRLHF (Ji et al. 2023): an answer and whether it is safe (`prompt`, `response`, `is_safe`), or
+two, of which one is safer (`response_0`, `response_1`, `safer_response_id`), one more helpful (`better_response_id`).
 
 `beavertails` prefers the safer answer, `beavertails-helpful` the more helpful one.
 """
