@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from alignstack.training import alarms, dataset, losses, online, scores, trainer
+from alignstack.training import alarms, dataset, losses, scores, trainer
+from alignstack.training.feedback.kept import unfinished
 from alignstack.training.losses import Plan, Preference
 from alignstack.training.monitor import Monitor
+from alignstack.training.online import Online, rounds
 from alignstack.training.recipe import RecipePath, load
 from alignstack.training.soft import soften
 from alignstack.training.stage import ALONE, Recipe, Stage, Tools, begin
@@ -27,7 +29,7 @@ class DPO(Preference, Recipe):
     files of prompts."""
     held_out: list[RecipePath] = Field(default_factory=list)
     """Suites that will be audited: rows that are near-duplicates of their prompts are dropped."""
-    online: online.Online | None = None
+    online: Online | None = None
     soft_copies: int = Field(default=4, ge=1)
     """A row with `confidence` p enters that often, in both orientations in the proportion p to 1 - p."""
     on_falling_chosen: Literal["warn", "stop"] = "warn"
@@ -44,6 +46,8 @@ def run(recipe: Path, tools: Tools = ALONE) -> Path:
     """Train and save; returns the checkpoint folder."""
     config = load(recipe, DPO)
     plan = losses.plan(config, str(recipe))
+    if not tools.resume:
+        unfinished(config.out, "round-1.jsonl")
     stage = begin(config, recipe, "dpo", tools)
     if config.online is not None:
         rows = dataset.for_stage(stage, config.data, "prompts", config.held_out)
@@ -51,7 +55,7 @@ def run(recipe: Path, tools: Tools = ALONE) -> Path:
         def started() -> trainer.Run:
             return stage.run(watch(stage, plan))
 
-        trained = online.rounds(stage, config.online, rows, lambda *given: fit(stage, plan, *given), started)
+        trained = rounds(stage, config.online, rows, lambda *given: fit(stage, plan, *given), started)
         return finish(stage, trained)
     rows = dataset.for_stage(stage, config.data, "preference", config.held_out)
     trained = fit(stage, plan, rows, stage.parent, stage.run(watch(stage, plan)))
@@ -96,5 +100,6 @@ def write_margins(stage: Stage, plan: Plan, trained: trainer.Trained, rows: list
     assert trained.tokenizer is not None
     trainer.save(trained.model, trained.tokenizer, folder)
     found = scores.margins(folder, stage.parent, rows, plan.beta)
-    lines = [{"row": i, "origin": rows[i].get("origin"), "margin": round(float(found[i]), 4)} for i in found.argsort()]
+    worst = [int(i) for i in found.argsort()]
+    lines = [{"row": i, "origin": rows[i].get("origin"), "margin": round(float(found[i]), 4)} for i in worst]
     (stage.work / "margins.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -199,14 +199,17 @@ def ranking(stage: Stage, config: Online) -> Ranker:
     for name, reward in built.items():
         if isinstance(reward, Model):
             stage.uses[name] = lineage.read(reward.folder).weights
-    return by_rewards(built, {entry.name: entry.weight for entry in entries})
+    return by_rewards(built, {entry.name: entry.weight for entry in entries}, place.tokenizer)
 
 
-def by_rewards(built: Mapping[str, Reward], weights: Mapping[str, float]) -> Ranker:
+def by_rewards(built: Mapping[str, Reward], weights: Mapping[str, float], tokenizer: Any) -> Ranker:
     """The weighted sum of rewards; one that has nothing to say about an answer adds nothing."""
 
+    def ids(text: str) -> list[int]:
+        return [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+
     def ranker(rows: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[str]]) -> list[list[float]]:
-        flat = [Answer(prompt=row["prompt"], text=text, row=row)
+        flat = [Answer(prompt=row["prompt"], text=text, ids=ids(text), row=row)
                 for row, texts in zip(rows, answers, strict=True) for text in texts]  # fmt: skip
         columns = [[weights[name] * (value or 0.0) for value in reward.score(flat)] for name, reward in built.items()]
         sums = iter([sum(values) for values in zip(*columns, strict=True)])
