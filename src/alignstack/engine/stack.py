@@ -77,9 +77,10 @@ class Stack:
     """Both are asked for several times a request."""
 
     def warm(self) -> None:
-        """Has layers that can do so prepare for many requests; takes seconds at the first time."""
-        for placed in self.layers:
-            prepare = getattr(placed.layer, "warm", None)
+        """Has layers that can do so prepare for many requests, and the model load its weights; takes seconds at the
+        first time. Raises what the model raises when they cannot be used."""
+        for part in (*(placed.layer for placed in self.layers), self.model):
+            prepare = getattr(part, "warm", None)
             if prepare is not None:
                 prepare()
 
