@@ -20,6 +20,7 @@ from alignstack.cli.lineage import lineage
 from alignstack.cli.policy import policy
 from alignstack.cli.schema import schema
 from alignstack.cli.serve import serve
+from alignstack.cli.stages import stages
 from alignstack.cli.trace import trace
 from alignstack.cli.train import train
 from alignstack.cli.usage import usage
@@ -43,7 +44,8 @@ def cli() -> None:
 
 
 for command in (
-    demo, ask, serve, keys, usage, audit, attribute, why, train, lineage, classify, policy, trace, layers, schema
+    demo, ask, serve, keys, usage, audit, attribute, why, train, stages, lineage, classify, policy, trace, layers,
+    schema,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -211,19 +211,22 @@ def client(stack: Stack, member: Member, work: Path) -> ModelClient:
     as `transformers`. A checkpoint that has to be exported (or unpacked) first is, into `work`."""
     own: Any = stack.model
     if isinstance(own, embedded.Embedded):
-        file = str(onnx_file(member, work).resolve())
-        return _client(embedded.Embedded, own.config.model_copy(update={"checkpoint": file}))
-    place = str(checkpoint_folder(member, work).resolve())
-    if hasattr(getattr(own, "config", None), "checkpoint"):
-        return _client(type(own), own.config.model_copy(update={"checkpoint": place}))
+        return _client(stack, embedded.Embedded, own.config, checkpoint=onnx_file(member, work))
+    place = checkpoint_folder(member, work)
+    config = getattr(own, "config", None)
+    if hasattr(config, "checkpoint"):
+        adapter = {"adapter": None} if hasattr(config, "adapter") else {}  # a stage's folder holds it already
+        return _client(stack, type(own), config, checkpoint=place, **adapter)
     kind: Any = registry.find("models", "transformers").loaded
     if kind is None:
         raise DataError("running a checkpoint needs the `local` extra: pip install 'alignstack[local]'")
-    return _client(kind, kind.Config(checkpoint=place))
+    return _client(stack, kind, kind.Config(checkpoint="."), checkpoint=place)
 
 
-def _client(kind: Any, config: Any) -> ModelClient:
-    made: ModelClient = kind(config)
+def _client(stack: Stack, kind: Any, config: Any, *, checkpoint: Path, **changes: Any) -> ModelClient:
+    """Other paths of its configuration start where they did."""
+    changed = config.model_copy(update={"checkpoint": str(checkpoint.resolve()), **changes})
+    made: ModelClient = kind(changed, base=Path(stack.source).parent)
     return made
 
 
@@ -426,3 +429,9 @@ def _last_differs(stack: Stack, run: Sequence[Record], last: Sequence[Record]) -
     if not n:
         return []
     return [f"the last stage ends {n} of {len(run)} requests otherwise than the audited model did: are they the same?"]
+
+
+def described(member: Member) -> dict[str, Any]:
+    """For the report: `name`, `method`, `weights`, `measured`."""
+    measured = dict(member.record.measured) if member.record else {}
+    return {"name": member.name, "method": member.method, "weights": member.weights, "measured": measured}
