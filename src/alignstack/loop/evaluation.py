@@ -35,8 +35,8 @@ from alignstack.training.stage import Evaluation
 
 OFF, ON = "weights only", "full stack"
 """The two configurations of `attribution.rates` that are reported: guards off and on."""
-BATCH = 16
-"""Answers written at once; above it a small model on one core gains little."""
+BATCH = 32
+"""Answers written at once; on one core a fifth faster than 16 with the embedded model, and 48 is no faster."""
 SNAPSHOTS = "best"
 """Folder of the best weights so far, in the work folder."""
 MAIN = ("asr/off", "asr/on", "over_refusal/off", "over_refusal/on")

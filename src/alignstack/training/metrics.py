@@ -46,7 +46,7 @@ class Metrics(Monitor):
             rewrite(self.file, kept)
 
     def log(self, now: Now, values: Mapping[str, float]) -> None:
-        kind = "summary" if "train_runtime" in values else "values"
+        kind = "summary" if "train_loss" in values else "values"
         self.write(now.step, {kind: {name: value for name, value in values.items() if math.isfinite(value)}})
         if odd := {name: str(value) for name, value in values.items() if not math.isfinite(value)}:
             self.write(now.step, {"not_finite": odd})  # JSON has no word for them
