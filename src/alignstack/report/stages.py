@@ -76,8 +76,8 @@ def view(document: Document, width: int) -> Group:
         *_rates(document, "asr", "Harmful requests that got through", width),
         *_rates(document, "over_refusal", "Benign requests refused", width),
         Padding(Text(_LEGEND, style=QUIET), (0, 1)),
-        *_grouped(document, "harmful", "Harmful requests, by what the weights alone do"),
-        *_grouped(document, "benign", "Benign requests, by what the weights alone do"),
+        *_grouped(document, "harmful", "Harmful requests: what the weights do"),
+        *_grouped(document, "benign", "Benign requests: what the weights do"),
         *_confounds(document),
         *_scores(document),
         *_examples(document),
@@ -269,6 +269,7 @@ def _rates(document: Document, direction: str, title: str, width: int) -> list[R
         ("stage", "left"), ("method", "left"), ("off", "right"), ("change", "right"), ("p", "right"),
         ("on", "right"), ("change", "right"), ("p", "right"), ("inside", "right"),
     )  # fmt: skip
+    grid.padding = (0, 2 if width >= NARROW else 1, 0, 0)
     for one in document["stages"]:
         sides = [part for guards in ("off", "on") for part in _measured(one[guards][direction], direction, width)]
         inside = one["inside"][direction]
@@ -309,14 +310,14 @@ def _grouped(document: Document, label: str, title: str) -> list[RenderableType]
     grid = table(
         ("", "left"), ("n", "right"), ("hidden", "right"), ("failed", "right"), ("first requests", "left"),
     )  # fmt: skip
-    grid.columns[4].overflow = "ellipsis"
+    grid.expand, grid.columns[4].ratio = True, 1
     style = HARM if label == "harmful" else COST
     for group in groups:
         ids = ", ".join(group["items"][:SHOWN]) + (" …" if group["n"] > SHOWN else "")
         bad = style if group["failed"] else GOOD if group["kind"] == "fixed" else ""
         numbers = [Text(str(group[name])) for name in ("n", "hidden", "failed")]
         grid.add_row(cell(said(group), bad, 60), *numbers, cell(ids, QUIET, 200))
-    return [heading(title, "hidden: the guards stop it; failed: in the audit"), grid]
+    return [heading(title, "hidden: by the guards; failed: in the audit"), grid]
 
 
 def _confounds(document: Document) -> list[RenderableType]:
@@ -349,7 +350,7 @@ def _scores(document: Document) -> list[RenderableType]:
     ]
     lines = [Padding(cell(f"· {line}", limit=400), (0, 1)) for line in pairs]
     return [
-        heading("log p(refusal) − log p(compliance)", "nats; above 0 the weights would rather refuse"),
+        heading("log p(refusal) − log p(compliance)", "nats; above 0: would rather refuse"),
         grid,
         *lines,
     ]
