@@ -26,6 +26,7 @@ PIPE_CLOSED = 141
 GOES_ON = {
     "audit": "; finished items are kept, and `--resume` goes on",
     "demo": "; finished items are kept, and the same command goes on",
+    "stages": "; finished items are kept, and the same command goes on",
 }
 """What to do about an interruption, by command."""
 

@@ -115,7 +115,7 @@ def _written(checkpoint: Path, stage: Stage, recipe: Path, out: Path, work: Path
     """The recipe with another `out`, and its paths made absolute: they start at the folder where it lay."""
     lain = (checkpoint / stage.recipe_path).resolve().parent if stage.recipe_path else recipe.resolve().parent
     tree = _absolute(yaml.safe_load(recipe.read_text(encoding="utf-8")), lain)
-    tree["out"] = str(out.resolve())
+    tree |= {"name": stage.stage, "out": str(out.resolve())}
     parent = _parent(checkpoint, stage)
     if parent is not None:
         tree["parent"] = str(parent)
