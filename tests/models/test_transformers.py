@@ -548,6 +548,36 @@ async def test_a_model_in_training_is_left_as_it_was(tokenizer: Any) -> None:
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
 
 
+def test_a_run_with_evaluations_in_it_is_the_same_run(tokenizer: Any, tmp_path: Path) -> None:
+    """Dropout and bfloat16 autocast on, as trainers have them."""
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    texts: list[str] = []
+
+    class Evaluate(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            texts.append(asyncio.run(said(of(trainer.model, tokenizer), user("tea"), hot)))
+
+    hot, ids = Sampling(temperature=1.0, max_tokens=6), list(range(5, 25))
+    weights = []
+    for callbacks in ([], [Evaluate()]):
+        model = tiny("neox")
+        model.config.attention_dropout = 0.5
+        for part in model.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.5
+        args = TrainingArguments(
+            str(tmp_path), max_steps=3, per_device_train_batch_size=2, use_cpu=True, bf16=True, report_to="none",
+            disable_tqdm=True, save_strategy="no", seed=3,
+        )  # fmt: skip
+        rows = [{"input_ids": ids, "labels": ids}] * 6
+        trainer = Trainer(model=model, args=args, train_dataset=rows, callbacks=callbacks)  # type: ignore[arg-type]
+        trainer.train()
+        weights.append(torch.cat([w.flatten() for w in trainer.model.parameters()]))
+    assert torch.equal(*weights) and len(texts) == 3 and all(texts)
+
+
 async def test_a_closed_stream_gives_the_training_mode_back(tokenizer: Any) -> None:
     model = tiny("llama").train()
     stream = of(model, tokenizer).stream(user("tea"), Sampling(max_tokens=200))

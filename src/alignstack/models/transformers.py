@@ -18,8 +18,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -372,7 +373,8 @@ def _load(config: TransformersConfig, folders: Sequence[Path], template: str | N
     from alignstack.models.template import Chat
 
     try:
-        model, tokenizer = _model(config, folders), _tokenizer(folders)
+        with _without_bars():
+            model, tokenizer = _model(config, folders), _tokenizer(folders)
         chat = Chat(tokenizer, context=_context(model, tokenizer), template=template)
         return Network(model.eval(), tokenizer, chat)
     except AlignstackError as error:
@@ -380,6 +382,21 @@ def _load(config: TransformersConfig, folders: Sequence[Path], template: str | N
     except Exception as error:  # transformers, safetensors and tokenizers fail in many ways
         reason = f"{type(error).__name__}: {error}"[:500]
         raise DataError(f"{str(folders[0])!r} cannot be loaded; fetch or train it again: {reason}") from None
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers draws a progress bar for every checkpoint it reads."""
+    from transformers.utils import logging
+
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def _model(config: TransformersConfig, folders: Sequence[Path]) -> Any:
