@@ -118,3 +118,21 @@ def _block(at: str, norm: Any, qkv: Any, o: Any, norm2: Any, gate_up: Any, down:
         f"{at}mlp.up_proj.weight": up,
         f"{at}mlp.down_proj.weight": down.T,
     }
+
+
+def main() -> None:
+    """`python -m alignstack.training.unpack FILE.onnx OUT`."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Write the checkpoint folder of an exported ONNX file.")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    try:
+        print(unpack(args.file, args.out))
+    except DataError as error:
+        parser.exit(DataError.exit_code, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()
