@@ -207,18 +207,23 @@ class Stage:
 
 def begin(recipe: Recipe, file: Path, method: str, tools: Tools) -> Stage:
     """Check the parent and open the work folder. Raises DataError: no checkpoint there, or a killed run in the way."""
-    parent = find(recipe.parent, file)
-    lineage.read(parent)
     work = recipe.out.with_name(recipe.out.name + ".work")
-    if not tools.resume:
-        if trainer.latest(work) is not None:
-            raise DataError(f"{str(work)!r} holds a run that was cut off; `--resume` goes on with it, or delete it")
-        shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True, exist_ok=True)
+    with trainer.main_first() as main:
+        parent = find(recipe.parent, file)
+        lineage.read(parent)
+        if main and not tools.resume:
+            _clear(work)
+        work.mkdir(parents=True, exist_ok=True)
     return Stage(
         recipe=recipe, file=file, method=method, parent=parent, policy=policies.load(recipe.policy), work=work,
         tools=tools, started=time.monotonic(),
     )  # fmt: skip
+
+
+def _clear(work: Path) -> None:
+    if trainer.latest(work) is not None:
+        raise DataError(f"{str(work)!r} holds a run that was cut off; `--resume` goes on with it, or delete it")
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def find(checkpoint: str, file: Path) -> Path:

@@ -345,6 +345,20 @@ def _whole(trainer: Any, run: Run) -> PreTrainedModel:
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
+@contextmanager
+def main_first() -> Iterator[bool]:
+    """Of the processes of a distributed run the one that writes goes first, and the others see what it has written.
+    Gives whether this is that one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    from accelerate import PartialState
+
+    state = PartialState()
+    with state.main_process_first():
+        yield bool(state.is_main_process)
+
+
 def latest(work: Path) -> Path | None:
     """The newest midway checkpoint that was written to its end."""
     found = [path for path in work.glob("checkpoint-*") if (path / COMPLETE).is_file()]
