@@ -84,7 +84,7 @@ def _front(stage: Stage, recipe: Any, notes: Mapping[str, Any]) -> str:
     tree |= {"tags": ["alignstack", "safety", "alignment", stage.method], "datasets": list(dict.fromkeys(files))}
     if notes.get("evaluation"):
         tree["model-index"] = [{"name": stage.stage, "results": _results(recipe, notes["evaluation"])}]
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=1000)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=False, width=1000)
 
 
 def base(parent: str) -> str:
