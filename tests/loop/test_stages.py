@@ -26,7 +26,7 @@ from alignstack.report import stages as report
 from alignstack.store.clock import SystemClock
 from alignstack.store.index import RunIndex
 from alignstack.store.runs import Run
-from alignstack.training import export, lineage, sft
+from alignstack.training import dpo, export, lineage, sft
 from tests.redteam.deployment import timeless
 from tests.training import conftest as tiny
 
@@ -273,3 +273,19 @@ def test_the_document_groups_failures_by_stage(run: Path) -> None:
     assert (group["stage"], sorted(group["items"])) == ("eager", sorted(introduced))
     assert group["hidden"] == sum(item.hidden for item in found.attribution.items if item.id in introduced)
     assert json.loads(json.dumps(document)) == document
+
+
+def test_pairs_that_were_never_learnt_are_counted(run: Path, folder: Path, eager: Path) -> None:
+    said = [{"role": "assistant", "content": text} for text in ("i see some tea", "sure here is bread")]
+    asked = [[{"role": "user", "content": tiny.some_text(i, 4)}] for i in range(8)]
+    pairs = [{"prompt": turns, "chosen": [said[i < 2]], "rejected": [said[i >= 2]]} for i, turns in enumerate(asked)]
+    tiny.write_jsonl(folder / "pairs.jsonl", pairs)
+    (folder / "tuned.yaml").write_text(
+        "name: tuned\nparent: eager\nout: tuned\ndata: [pairs.jsonl]\nmax_length: 48\nbeta: 0.2\n"
+        "optimiser: {batch: 8, learning_rate: 3.0e-3, epochs: 4}\n",
+        encoding="utf-8",
+    )
+    tuned = dpo.run(folder / "tuned.yaml")
+    (found,) = weights.margins(over(run, checkpoint=tuned, only=["eager", "tuned"]))
+    assert (found["stage"], found["pairs"], found["never_learnt"]) == ("tuned", 8, 2), "two of eight say the opposite"
+    assert sorted(found["worst"]) == ["pairs.jsonl:1", "pairs.jsonl:2"]
