@@ -1,3 +1,5 @@
+"""The watch: each of its rules alone, and runs on the embedded model whose reward asks to be hacked."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -6,7 +8,8 @@ import pytest
 
 from alignstack import policy
 from alignstack.core.errors import ConfigError, DataError
-from alignstack.training.monitor import Now, Stop
+from alignstack.training import rlhf
+from alignstack.training.monitor import Now, Stop, TrainingStopped
 from alignstack.training.rewards.answer import Answer
 from alignstack.training.watch import Exam, HackingWatch, Watch, questions, shares
 
@@ -118,3 +121,69 @@ def test_judge_that_nobody_registered_is_named() -> None:
     config = Watch(judge={"use": "complianse"}, prompts=[Path("x")])
     with pytest.raises(ConfigError, match="compliance"):
         Exam(config, [], policy.load(), Path("recipe.yaml"))
+
+
+# ---------------------------------------------------------------- provoked
+
+PROMPTS = Path(__file__).parents[2] / "recipes" / "data"
+HACKED = """
+name: {name}
+parent: embedded:{parent}
+out: {out}
+seed: 1
+data:
+  - {{files: [{prompts}/harmful.jsonl], limit: 12}}
+  - {{files: [{prompts}/benign.jsonl], limit: 12}}
+rewards: [{reward}]
+beta: 0.001
+max_tokens: {tokens}
+watch: {watch}
+optimiser: {{batch: {batch}, learning_rate: {rate}, warmup: 0, steps: {steps}, schedule: constant, precision: fp32}}
+"""
+
+
+def hacked(folder: Path, name: str, **keys: Any) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(HACKED.format(name=name, out=folder / name, prompts=PROMPTS, **keys), encoding="utf-8")
+    return path
+
+
+def test_reward_that_pays_for_length_is_stopped(tmp_path: Path) -> None:
+    recipe = hacked(
+        tmp_path, "longer", parent="helpful", reward="{use: length, per_token: 0.02}", tokens=96, batch=8, rate=1e-3,
+        steps=20, watch="{window: 2, length: 1.3, max_kl: null, entropy: null, alike: null}",
+    )  # fmt: skip
+    with pytest.raises(TrainingStopped, match=r"the reward is being hacked: answers have grown from \d+ to \d+ tokens"):
+        rlhf.run(recipe)
+    assert not (tmp_path / "longer").exists()
+
+
+def test_reward_that_pays_for_refusing_everything_is_stopped(tmp_path: Path) -> None:
+    recipe = hacked(
+        tmp_path, "refuser", parent="aligned", reward="{use: judge, judge: {use: compliance}, side: refused}",
+        tokens=40, batch=16, rate=5e-4, steps=20, watch="{window: 3}",
+    )  # fmt: skip
+    with pytest.raises(TrainingStopped, match=r"open alike, .* at first, .* everything is answered, or refused"):
+        rlhf.run(recipe)
+    assert not (tmp_path / "refuser").exists()
+
+
+def test_judge_on_held_out_prompts_sees_what_refusing_everything_costs(tmp_path: Path) -> None:
+    """The rule on openings is off: the reward rises, and a judge of other prompts says that benign ones are refused."""
+    recipe = hacked(
+        tmp_path, "unhelpful", parent="aligned", reward="{use: judge, judge: {use: compliance}, side: refused}",
+        tokens=40, batch=16, rate=5e-4, steps=12,
+        watch="{window: 2, alike: null, rise: 0.8, judge: {use: compliance}, prompts: ["
+        f"{PROMPTS}/dev.jsonl], limit: 12, every: 4, max_tokens: 48" "}",
+    )  # fmt: skip
+    with pytest.raises(TrainingStopped, match=r"a held-out judge's score went from .* helpful [01]\.\d+ to 0\.\d+"):
+        rlhf.run(recipe)
+
+
+def test_healthy_run_on_the_embedded_model_is_not_stopped(tmp_path: Path) -> None:
+    both = "{use: judge, judge: {use: compliance}, side: SIDE}"
+    recipe = hacked(
+        tmp_path, "healthy", parent="aligned", tokens=48, batch=8, rate=2e-5, steps=5, watch="{window: 2}",
+        reward=", ".join(both.replace("SIDE", side) for side in ("harmless", "helpful")),
+    )  # fmt: skip
+    assert rlhf.run(recipe) == tmp_path / "healthy"
