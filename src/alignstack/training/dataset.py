@@ -35,7 +35,7 @@ Answer = Literal["own", "refuse", "parent"]
 Manifest = dict[str, Any]
 
 MANIFEST = "manifest.jsonl"
-ANSWER_TOKENS = 128
+ANSWER_TOKENS = 96
 """Longest answer that the parent may give; one that does not end within it is dropped. Chosen by hand."""
 
 
@@ -107,7 +107,7 @@ class Tally:
     """What became of one file."""
 
     path: Path
-    format: str = ""
+    formats: set[str] = field(default_factory=set)
     read: int = 0
     used: int = 0
     """Rows that are trained on, repetitions counted once."""
@@ -118,10 +118,15 @@ class Tally:
     def entry(self) -> Row:
         """The file's line in the manifest."""
         return {
-            "file": self.path.name, "sha256": sha256(self.path), "format": self.format, "read": self.read,
-            "used": self.used, "dropped": dict(sorted(self.dropped.items())), "licences": sorted(self.licences),
+            "file": self.path.name,
+            "sha256": sha256(self.path),
+            "format": ", ".join(sorted(self.formats)),
+            "read": self.read,
+            "used": self.used,
+            "dropped": dict(sorted(self.dropped.items())),
+            "licences": sorted(self.licences),
             "sides": dict(sorted(self.sides.items())),
-        }  # fmt: skip
+        }
 
 
 def for_stage(stage: Stage, sources: Sequence[Source], kind: Kind, held_out: Sequence[Path] = ()) -> list[Row]:
@@ -138,7 +143,7 @@ def for_stage(stage: Stage, sources: Sequence[Source], kind: Kind, held_out: Seq
     files = [path for source in sources for path in source.files]
     kept = stage.kept()
     if kept is not None:
-        stage.notes["data"] = _read_manifest(stage.work / MANIFEST)
+        stage.notes["data"] = read_manifest(stage.work)
         return stage.keep(kept, files)
     _check(sources, kind)
     tallies = [Tally(path=path) for path in files]
@@ -212,16 +217,16 @@ def _draft(example: Example, source: Source, kind: Kind, *, source_no: int, file
 def _examples(
     path: Path, source: Source, kind: Kind, tally: Tally, problems: list[str]
 ) -> Iterator[tuple[int, Example]]:
-    name: str = source.format
     for line, row in corpus.lines(path, problems):
         tally.read += 1
+        name = ""
         try:
-            name = formats.detect(row) if name == "auto" else name
-            tally.format = name
+            name = formats.detect(row) if source.format == "auto" else source.format
+            tally.formats.add(name)
             found = [_filled(example, source) for example in formats.FORMATS[name].examples(row, kind)]
             fitting = [example for example in found if _fits(example, source, kind)]
         except Wrong as wrong:
-            problems.append(f"{path}:{line}: {wrong}" + (f" (read as {name!r})" if name != "auto" else ""))
+            problems.append(f"{path}:{line}: {wrong}" + (f" (read as {name!r})" if name else ""))
             continue
         except Skip as skip:
             tally.dropped[str(skip)] += 1
@@ -393,14 +398,13 @@ def _answers(stage: Stage, by: str | None, prompts: list[list[Turn]]) -> list[st
         return []
     import torch
 
-    model, tokenizer = stage.load()
+    checkpoint = stage.parent if by is None else find(by, stage.file)
     if by is not None:
-        checkpoint = find(by, stage.file)
         stage.uses[f"answers by {checkpoint.name}"] = read_lineage(checkpoint).weights
-        model, tokenizer = trainer.load(checkpoint)
+    model, tokenizer = trainer.load(checkpoint)
     if torch.cuda.is_available():
         model.cuda()
-    return trainer.generate(model, tokenizer, prompts, max_tokens=ANSWER_TOKENS, batch=32)
+    return trainer.generate(model, tokenizer, prompts, max_tokens=ANSWER_TOKENS, batch=64)
 
 
 def _key(draft: Draft) -> str:
@@ -465,11 +469,17 @@ def _write_manifest(
     return _manifest(lines)
 
 
-def _read_manifest(path: Path) -> Manifest:
-    return _manifest([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+def read_manifest(folder: Path) -> Manifest:
+    """What a checkpoint was trained on: {kind, rows, files: [...], held_out: [...]}. Raises DataError."""
+    path = folder / MANIFEST
+    try:
+        return _manifest([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    except FileNotFoundError:
+        raise DataError(f"{str(folder)!r} keeps no {MANIFEST}: no method that reads data files made it") from None
+    except (OSError, ValueError, IndexError):
+        raise DataError(f"{str(path)!r} is damaged") from None
 
 
 def _manifest(lines: Sequence[Row]) -> Manifest:
-    """{kind, rows, files: [...], held_out: [...]}: what `manifest.jsonl` says."""
     files = [line for line in lines if "file" in line]
     return {**lines[0], "files": files, "held_out": [line for line in lines if "held_out" in line]}
