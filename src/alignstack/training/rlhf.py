@@ -18,13 +18,15 @@ from alignstack.training import dataset, trainer
 from alignstack.training.constraint import Constraint, Lagrangian
 from alignstack.training.kl import AdaptiveKL, Controller
 from alignstack.training.lineage import WEIGHTS, sha256
-from alignstack.training.monitor import Monitor
 from alignstack.training.recipe import RecipePath, load
 from alignstack.training.rewards import Config, build, functions, named, unscored
 from alignstack.training.rewards.answer import Place, Reward
 from alignstack.training.rewards.model import Model
 from alignstack.training.stage import ALONE, Recipe, Stage, Tools, begin
 from alignstack.training.watch import Exam, HackingWatch, Watch, questions
+
+Own = HackingWatch | Lagrangian | Controller
+"""The method's own monitors."""
 
 
 class RLHF(Recipe):
@@ -98,7 +100,7 @@ def run(recipe: Path, tools: Tools = ALONE) -> Path:
     watch = _watch(config, stage)
     constraint = Lagrangian(config.constraint, list(built), [c.weight for c in configs]) if config.constraint else None
     controller = Controller(config.kl, config.beta) if config.kl else None
-    monitors = [monitor for monitor in (watch, constraint, controller) if monitor is not None]
+    monitors: list[Own] = [monitor for monitor in (watch, constraint, controller) if monitor is not None]
     trained = trainer.policy_gradient(
         config.algorithm, model, tokenizer, rows, stage.run(monitors),
         rewards=functions(built, tokenizer.eos_token_id, lambda: measured(monitors)),
@@ -148,9 +150,9 @@ def _watch(config: RLHF, stage: Stage) -> HackingWatch | None:
     return HackingWatch(config.watch, Exam(config.watch, rows, stage.policy, stage.file))
 
 
-def measured(monitors: Sequence[Monitor]) -> dict[str, float]:
-    """What the method's own monitors add to the metrics: β, λ, the held-out judge's score."""
-    return {name: value for monitor in monitors for name, value in monitor.measured().items()}  # type: ignore[attr-defined]
+def measured(monitors: Sequence[Own]) -> dict[str, float]:
+    """What they add to the metrics: β, λ, the held-out judge's score."""
+    return {name: value for monitor in monitors for name, value in monitor.measured().items()}
 
 
 def summary(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
