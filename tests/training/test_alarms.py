@@ -107,7 +107,7 @@ PAIRS = [{"prompt": [{"role": "user", "content": "the cat"}], "chosen": SAID[0],
 
 
 def how(work: Path, *monitors: Any, **more: Any) -> trainer.Run:
-    optimiser = trainer.Optimiser(batch=4, steps=4, learning_rate=1e-3, warmup=0, **more)
+    optimiser = trainer.Optimiser(**{"batch": 4, "steps": 4, "learning_rate": 1e-3, "warmup": 0} | more)
     return trainer.Run(work=work, seed=0, optimiser=optimiser, max_length=64, log_every=1, monitors=monitors)
 
 
@@ -124,10 +124,10 @@ def test_trl_takes_a_stale_reference_from_disk_and_the_alarm_stops_it(tmp_path: 
     assert trained.stop is not None and trained.stop.failed and trained.steps == 1
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_a_reference_from_the_parents_folder_is_not_stale(tmp_path: Path, base: Path, precision: Any) -> None:
+@pytest.mark.parametrize("more", [{"precision": "bf16"}, {"precision": "fp32"}, {"batch": 2, "accumulate": 2}])
+def test_a_reference_from_the_parents_folder_is_not_stale(tmp_path: Path, base: Path, more: dict[str, Any]) -> None:
     model, tokenizer = trainer.load(base)
-    run = how(tmp_path, alarms.StaleReference(0.6931), precision=precision)
+    run = how(tmp_path, alarms.StaleReference(0.6931), **more)
     trained = trainer.dpo(model, trainer.load(base)[0], tokenizer, PAIRS, run)
     assert trained.stop is None and trained.steps == 4
     assert trained.history[0]["rewards/chosen"] == trained.history[0]["rewards/rejected"] == 0.0
