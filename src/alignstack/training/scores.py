@@ -130,7 +130,7 @@ class Divergence:
     tokens: int
 
 
-def kl(
+def divergence(
     checkpoint: Path,
     parent: Path,
     conversations: Sequence[Chat],
@@ -158,6 +158,11 @@ def kl(
         theirs, _, _ = _positions(reference, tokenizer, encoded, part)
         np.add.at(sums, owners, (ours.exp() * (ours - theirs)).sum(-1).double().cpu().numpy())
     return Divergence(mean=float(sums.sum() / counts), per_answer=sums, tokens=counts)
+
+
+def kl(checkpoint: Path, parent: Path, conversations: Sequence[Chat], **settings: Any) -> float:
+    """Mean KL(checkpoint || parent) in nats per token; settings are those of `divergence`."""
+    return divergence(checkpoint, parent, conversations, **settings).mean
 
 
 def _said(answer: str) -> dict[str, str]:
