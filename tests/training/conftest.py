@@ -68,3 +68,19 @@ def helpful(folder: Path, base: Path) -> Path:
     from alignstack.training import sft
 
     return sft.run(folder / "helpful.yaml")
+
+
+@pytest.fixture(scope="session")
+def speaking(folder: Path, helpful: Path) -> Path:
+    """A parent whose short answers come to their end."""
+    from alignstack.training import sft
+
+    turns = [some_chat(i)["messages"] for i in range(60)]
+    chats = [{"messages": [asked, {**said, "content": "sure here is tea"}]} for asked, said in turns]
+    write_jsonl(folder / "short.jsonl", chats)
+    (folder / "speaking.yaml").write_text(
+        "name: speaking\nparent: helpful\nout: speaking\ndata: [short.jsonl]\nseed: 4\nmax_length: 48\n"
+        "optimiser: {batch: 20, learning_rate: 1.0e-2, warmup: 1, steps: 24, precision: fp32}\n",
+        encoding="utf-8",
+    )
+    return sft.run(folder / "speaking.yaml")
