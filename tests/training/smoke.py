@@ -54,7 +54,8 @@ def parents(name: str) -> list[str]:
 def small(tree: Any, key: str = "") -> Any:
     """The recipe with every amount cut."""
     if isinstance(tree, dict):
-        made = {name: small(value, name) for name, value in tree.items()}
+        whole = {"answers"} if isinstance(tree.get("answers"), dict) else set()  # which must come to their end
+        made = {name: value if name in whole else small(value, name) for name, value in tree.items()}
         return made | ({"limit": min(made.get("limit", 10**9), CAPS["limit"])} if "files" in made else {})
     if isinstance(tree, list):
         return [small(value) for value in tree]

@@ -7,12 +7,13 @@ from typing import Any
 from alignstack.training import metrics
 from alignstack.training.metrics import Metrics
 from alignstack.training.monitor import Monitor
-from alignstack.training.progress import Progress
+from alignstack.training.progress import Progress, hush
 from alignstack.training.stage import Tools
 
 
 def tools(*, resume: bool = False) -> Tools:
-    """What `alignstack train` gives to a run."""
+    """What `alignstack train` gives to a run; from here on only our own progress is shown."""
+    hush()
     return Tools(resume=resume, monitors=monitors)
 
 

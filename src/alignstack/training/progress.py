@@ -70,6 +70,15 @@ class Progress(Monitor):
         print(", ".join(part for part in parts if part), file=self.stream, flush=True)
 
 
+def hush() -> None:
+    """The libraries' own bars off: they say little, and cut ours into pieces."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+
+
 def duration(seconds: float) -> str:
     """`42 s`, `7 min`, `1 h 05 min`."""
     if seconds < 90:
