@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a run has one bar, its own (progress.py)
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 from pydantic import Field
 
@@ -261,7 +263,7 @@ def common(run: Run) -> dict[str, Any]:
         "torch_compile": optimiser.compile,
         "bf16": optimiser.precision == "bf16",
         "use_cpu": not gpu,
-        "gradient_checkpointing": optimiser.checkpointing,  # on by default in TRL
+        "activation_checkpointing": optimiser.checkpointing,  # TRL has it on under its old name
         "report_to": list(run.track) or "none",
         "save_strategy": "steps" if run.save_every else "no",
         "save_steps": run.save_every or 500,
