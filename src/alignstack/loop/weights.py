@@ -19,6 +19,9 @@ WORST = 5
 BETA = 0.1
 """Of a preference recipe that does not say it (Rafailov et al. 2023)."""
 
+ANSWERED = {"messages", "chosen", "completion"}
+"""Keys of rows that hold an answer; those of reinforcement learning are prompts, which pull nowhere by themselves."""
+
 Turns = list[dict[str, str]]
 
 
@@ -55,7 +58,8 @@ def margins(found: Replayed) -> list[dict[str, Any]]:
 
 def examples(found: Replayed, n: int) -> list[dict[str, Any]]:
     """For each stage that introduced failures and kept what it was trained on, the `n` examples that pull hardest
-    toward them: `{stage, failures, rows: [{index, origin, score}]}`."""
+    toward them: `{stage, failures, rows: [{index, origin, score}]}`. By their gradients where the stage began: at its
+    end what was learnt has none left."""
     from alignstack.training import influence
 
     introduced = defaultdict(list)
@@ -65,11 +69,10 @@ def examples(found: Replayed, n: int) -> list[dict[str, Any]]:
     made = []
     for member, parent, rows in _trained(found):
         failures = [_failure(found, item, member) for item in introduced[member.name]]
-        if not failures:
+        if not failures or not ANSWERED & rows[0].keys():
             continue
-        folder = _folder(found, member)
-        ranked = influence.rank([parent, folder], rows, failures, parent=parent, beta=_beta(member))
-        best = [{"index": one.index, "origin": one.origin, "score": round(one.score, 6)} for one in ranked[:n]]
+        ranked = influence.rank([parent], rows, failures, parent=parent, beta=_beta(member))
+        best = [{"index": one.index, "origin": one.origin, "score": float(f"{one.score:.6g}")} for one in ranked[:n]]
         made.append({"stage": member.name, "failures": len(failures), "rows": best})
     return made
 
@@ -118,9 +121,14 @@ def _texts(found: Replayed, item: ItemStages) -> tuple[Turns, str, str] | None:
     return _turns(_asked(found, item.id)), refusal, others[-1]
 
 
-def _failure(found: Replayed, item: ItemStages, member: Member) -> tuple[Turns, str]:
-    """The failing answer of the stage that introduced it."""
-    return _turns(_asked(found, item.id)), _answer(found, item.id, member)[0].text
+def _failure(found: Replayed, item: ItemStages, member: Member) -> tuple[Turns, str, str] | tuple[Turns, str]:
+    """Request, the failing answer of the stage that introduced it and, where one is known, the answer that was wanted:
+    the gradient of their difference is about the decision, that of the first alone mostly about its wording."""
+    asked, failing = _turns(_asked(found, item.id)), _answer(found, item.id, member)[0].text
+    texts = _texts(found, item)
+    if texts is None:
+        return asked, failing
+    return asked, failing, texts[1] if item.label == "harmful" else texts[2]
 
 
 def _answer(found: Replayed, name: str, member: Member) -> tuple[Draft, bool]:

@@ -362,6 +362,6 @@ def _examples(document: Document) -> list[RenderableType]:
     for one in document.get("examples", ()):
         grid = table(("pull", "right"), ("training example", "left"))
         for row in one["rows"]:
-            grid.add_row(Text(f"{row['score']:+.3f}"), cell(row["origin"] or f"row {row['index']}", limit=80))
+            grid.add_row(Text(f"{row['score']:+.3g}"), cell(row["origin"] or f"row {row['index']}", limit=80))
         parts += [heading(f"Examples of {one['stage']}", f"that pull toward its {one['failures']} failures"), grid]
     return parts
