@@ -161,7 +161,7 @@ def test_reward_that_pays_for_length_is_stopped(tmp_path: Path) -> None:
 def test_reward_that_pays_for_refusing_everything_is_stopped(tmp_path: Path) -> None:
     recipe = hacked(
         tmp_path, "refuser", parent="aligned", reward="{use: judge, judge: {use: compliance}, side: refused}",
-        tokens=40, batch=16, rate=5e-4, steps=20, watch="{window: 3}",
+        tokens=40, batch=16, rate=5e-4, steps=20, watch="{window: 3, max_kl: null}",
     )  # fmt: skip
     with pytest.raises(TrainingStopped, match=r"open alike, .* at first, .* everything is answered, or refused"):
         rlhf.run(recipe)
