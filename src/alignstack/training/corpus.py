@@ -29,16 +29,14 @@ class Bad(str):
     """Why a line is no row."""
 
 
-def lines(path: Path, problems: list[str]) -> list[tuple[int, dict[str, Any]]]:
-    """(line number, row) of every row; what is wrong with the others goes to `problems`. Raises DataError when the file
-    cannot be read at all."""
-    found = []
+def lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, row) of every row; what is wrong with the others goes to `problems` on the way. Raises DataError
+    when the file cannot be read at all."""
     for number, row in _read(path):
         if isinstance(row, Bad):
             problems.append(f"{path}:{number}: {row}")
         else:
-            found.append((number, row))
-    return found
+            yield number, row
 
 
 def complain(problems: list[str]) -> None:
