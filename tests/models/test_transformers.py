@@ -40,7 +40,7 @@ def tokenizer() -> Any:
 def tiny(kind: str, vocab: int = 320) -> Any:
     """Random weights, so large that no two logits are near each other."""
     import torch
-    from transformers import GPTNeoXConfig, LlamaConfig, Qwen2Config
+    from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config
     from transformers.models.auto import AutoModelForCausalLM
 
     shape = {
@@ -50,14 +50,16 @@ def tiny(kind: str, vocab: int = 320) -> Any:
     }  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        if kind == "neox":
-            return AutoModelForCausalLM.from_config(GPTNeoXConfig(**shape)).eval()
+        if kind in ("gpt2", "neox"):
+            config = {"gpt2": GPT2Config, "neox": GPTNeoXConfig}[kind](**shape)
+            return AutoModelForCausalLM.from_config(config).eval()
         config = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind](**shape, num_key_value_heads=2)
         return AutoModelForCausalLM.from_config(config).eval()
 
 
-@pytest.fixture(scope="module", params=["llama", "neox", "qwen2"])
+@pytest.fixture(scope="module", params=["gpt2", "llama", "neox", "qwen2"])
 def network(request: pytest.FixtureRequest) -> Any:
+    """GPT-2 has absolute positions: it notices when padding shifts them."""
     return tiny(request.param)
 
 
@@ -216,9 +218,10 @@ async def test_stateful_processors_are_each_requests_own(llama: Any, tokenizer: 
 
     seen = Seen()
     model = of(llama, tokenizer, processors=[Third(), seen], batch=2)
-    await asyncio.gather(*(answer(model, user(text), Sampling(max_tokens=7)) for text in TEXTS[:2]))
-    whole = [ids for ids in seen.ids if len(ids) >= 6 and ids[-1] == 40]
-    assert whole and all(ids[-1] == 40 != ids[-2] for ids in whole)
+    done = await asyncio.gather(*(answer(model, user(text), Sampling(max_tokens=7)) for text in TEXTS[:2]))
+    for _, finish in done:
+        made = [ids[finish.input_tokens :] for ids in seen.ids if len(ids) == finish.input_tokens + 6]
+        assert [[i for i, token in enumerate(ids) if token == 40] for ids in made] == [[2, 5]]
 
 
 # ---------------------------------------------------------------- text
@@ -546,6 +549,24 @@ async def test_a_model_in_training_is_left_as_it_was(tokenizer: Any) -> None:
     assert [part.training for part in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
+
+
+async def test_clients_of_one_model_take_turns(tokenizer: Any) -> None:
+    """Or one would put the model back into training under the other's hands."""
+    begun, go_on, seen, model = threading.Event(), threading.Event(), Seen(), tiny("llama").train()
+
+    def hold(ids: Any, scores: Any) -> Any:
+        begun.set()
+        go_on.wait(10)
+        return scores
+
+    first = asyncio.create_task(said(of(model, tokenizer, processors=[hold]), user("tea")))
+    await asyncio.to_thread(begun.wait, 10)
+    second = asyncio.create_task(said(of(model, tokenizer, processors=[seen]), user("tea")))
+    await asyncio.sleep(0.1)
+    assert not seen.ids
+    go_on.set()
+    assert await first == await second
 
 
 def test_a_run_with_evaluations_in_it_is_the_same_run(tokenizer: Any, tmp_path: Path) -> None:
