@@ -27,8 +27,8 @@ def repeated(rows: Sequence[Sequence[str]], threshold: float = NEAR) -> list[boo
     """For each row, is it a near-duplicate of an earlier one that stays? Rows are of several texts (request, answer …),
     of which each has to be near its counterpart; texts without a content word have to be the same."""
     seen: set[tuple[str, ...]] = set()
-    index = _Index([_words(row[0]) for row in rows], threshold)
     kept: list[list[Words]] = [[_words(part) for part in row] for row in rows]
+    index = _Index([parts[0] for parts in kept], threshold)
     gone = []
     for i, row in enumerate(rows):
         key = tuple(plain(part) for part in row)
