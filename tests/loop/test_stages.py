@@ -18,7 +18,7 @@ from alignstack.core.messages import user
 from alignstack.core.ports import Delta, Sampling
 from alignstack.engine.config import load_stack
 from alignstack.loop import weights
-from alignstack.loop.stages import FOLDER, Replayed, members, replay
+from alignstack.loop.stages import FOLDER, Replayed, client, members, own_judges, replay
 from alignstack.models.embedded import Embedded
 from alignstack.redteam import suites
 from alignstack.redteam.audit import audit
@@ -289,3 +289,26 @@ def test_pairs_that_were_never_learnt_are_counted(run: Path, folder: Path, eager
     (found,) = weights.margins(over(run, checkpoint=tuned, only=["eager", "tuned"]))
     assert (found["stage"], found["pairs"], found["never_learnt"]) == ("tuned", 8, 2), "two of eight say the opposite"
     assert sorted(found["worst"]) == ["pairs.jsonl:1", "pairs.jsonl:2"]
+
+
+def test_a_judge_that_is_one_of_the_stages_is_named(exports: Path, tmp_path: Path) -> None:
+    judge = {"use": "rubric", "model": {"use": "embedded", "checkpoint": str(exports / "base.onnx")}}
+    config = {"model": {"use": "embedded", "checkpoint": str(exports / "eager.onnx")}, "judge": judge, "layers": []}
+    (tmp_path / "stack.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    stack = load_stack(tmp_path / "stack.yaml")
+    clients = {member.name: client(stack, member, tmp_path) for member in members(stack)}
+    (said,) = own_judges(stack, clients)
+    assert "'rubric'" in said and "'base'" in said
+
+
+@pytest.mark.parametrize("damaged", ["", "not json", "3", "[]"])
+def test_an_export_that_names_no_lineage_is_refused(exports: Path, tmp_path: Path, damaged: str) -> None:
+    import onnx
+
+    shutil.copy(exports / "tokenizer.json", tmp_path / "tokenizer.json")
+    proto = onnx.load(exports / "eager.onnx")
+    onnx.helper.set_model_props(proto, {"context": "64", "stage": "eager"} | ({"lineage": damaged} if damaged else {}))
+    onnx.save(proto, tmp_path / "odd.onnx")
+    run = audit_of(tmp_path, {"use": "embedded", "checkpoint": "odd.onnx"})
+    with pytest.raises(DataError, match="names no lineage"):
+        over(run)

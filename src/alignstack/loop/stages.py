@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,11 @@ async def replay(
     records = _chosen(run.records(), limit, stack)
     attempts, lost = _attempts(run.manifest, records, suite_files)
     known = await _known(run.manifest, stack, records)
+    clients = {member.name: client(stack, member, run.folder / FOLDER) for member in runnable}
     made: dict[str, list[Record]] = {}
     for k, member in enumerate(runnable):
         made[member.name] = await _stage(
-            run, with_model(stack, client(stack, member, run.folder / FOLDER)), member, attempts, records, known,
+            run, with_model(stack, clients[member.name]), member, attempts, records, known,
             clock=clock, concurrency=concurrency,
             progress=lambda done, total, k=k: progress(k * total + done, len(runnable) * total),  # type: ignore[misc]
         )  # fmt: skip
@@ -112,7 +114,11 @@ async def replay(
         attempts=tuple(attempts),
         records=made,
         attribution=attribute_stages(replays),
-        notes=(*_notes(run.manifest, stack, lost), *_last_differs(stack, kept, list(made.values())[-1])),
+        notes=(
+            *_notes(run.manifest, stack, lost),
+            *_last_differs(stack, kept, list(made.values())[-1]),
+            *own_judges(stack, clients),
+        ),
     )
 
 
@@ -152,7 +158,10 @@ def _place(stack: Stack) -> Path:
 
 def _of_file(file: Path) -> list[Member]:
     """By the hashes that an exported file names, among the exports beside it and those that ship."""
-    wanted = json.loads(facts(file).get("lineage", "[]"))
+    try:
+        wanted = [str(weights) for weights in json.loads(facts(file)["lineage"])]
+    except (ValueError, TypeError, KeyError):
+        wanted = []
     if not wanted:
         raise DataError(f"{str(file)!r} names no lineage; export it again, or give `--checkpoint FOLDER`")
     exports = _exports([file, *sorted(file.parent.glob("*.onnx"))])
@@ -235,6 +244,7 @@ def onnx_file(member: Member, work: Path) -> Path:
     place = _there(member)
     if place.suffix == ".onnx":
         return place
+    _needs_train()
     from alignstack.training import export
 
     out = work / "onnx" / member.weights[:12]
@@ -250,10 +260,18 @@ def checkpoint_folder(member: Member, work: Path) -> Path:
     place = _there(member)
     if place.suffix != ".onnx":
         return place
+    _needs_train()
     from alignstack.training import unpack
 
     out = work / "unpacked" / member.weights[:12]
     return out if (out / lineage.FILE).is_file() else unpack.unpack(place, out)
+
+
+def _needs_train() -> None:
+    missing = [name for name in ("torch", "transformers", "onnx") if find_spec(name) is None]
+    if missing:
+        raise DataError(f"{', '.join(missing)} not installed; turning a checkpoint into another form needs them: "
+                        "pip install 'alignstack[train]'")  # fmt: skip
 
 
 def _there(member: Member) -> Path:
@@ -429,6 +447,16 @@ def _last_differs(stack: Stack, run: Sequence[Record], last: Sequence[Record]) -
     if not n:
         return []
     return [f"the last stage ends {n} of {len(run)} requests otherwise than the audited model did: are they the same?"]
+
+
+def own_judges(stack: Stack, clients: Mapping[str, ModelClient]) -> list[str]:
+    """A judge must not be what it judges."""
+    return [
+        f"judge {judge.name!r} judges with the model of stage {name!r}: what it says of that stage is worth nothing"
+        for judge in stack.judges
+        for name, model in clients.items()
+        if getattr(judge, "model_version", None) == model.version
+    ]
 
 
 def described(member: Member) -> dict[str, Any]:
