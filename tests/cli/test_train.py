@@ -38,6 +38,9 @@ def test_two_stages_and_their_lineage(cli: Cli, tmp_path: Path) -> None:
     assert Path(made.document["out"]) == tmp_path / "base"
     made = cli("train", "sft", "--config", "helpful.yaml", "--json", timeout=300)
     assert made.code == 0, made.err
+    assert "helpful: 2/2, loss " in made.err  # progress, a line on a pipe; stdout was one document
+    steps = [json.loads(line)["step"] for line in (tmp_path / "helpful/metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2]  # the first log and the trainer's summary
 
     stages = cli("lineage", "helpful", "--json").document
     assert [(stage["stage"], stage["method"]) for stage in stages] == [("base", "pretrain"), ("helpful", "sft")]
