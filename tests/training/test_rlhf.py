@@ -60,7 +60,7 @@ def logps(model: Any, tokenizer: Any, prompt: Any, ids: Sequence[int]) -> np.nda
     start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]
     with torch.no_grad():
         logits = model(torch.tensor([[*start, *ids]])).logits[0, len(start) - 1 : -1].double()
-    return np.array(logits.log_softmax(-1)[range(len(ids)), list(ids)])
+    return logits.log_softmax(-1)[range(len(ids)), list(ids)].numpy()
 
 
 def one_step(
