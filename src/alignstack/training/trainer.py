@@ -134,9 +134,36 @@ def sft(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: Sequen
         include_num_input_tokens_seen="non_padding",
         assistant_only_loss=True,
         max_length=run.max_length,
-        train_sampling_strategy="group_by_length",  # little padding without packing
     )
-    return _train(SFTTrainer(model=model, args=args, **_parts(tokenizer, rows, ("messages",), run)), run)
+    trainer = SFTTrainer(model=model, args=args, **_parts(tokenizer, rows, ("messages",), run))
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+    trainer._get_train_sampler = lambda *_: _alike(lengths, run)
+    return _train(trainer, run)
+
+
+def _alike(lengths: Sequence[int], run: Run) -> Any:
+    """Batches of sequences alike in length: little padding without packing. transformers' own `group_by_length` draws
+    from torch's global state, so that a resumed run sees another order from its second epoch on; here the order is
+    that of seed and epoch."""
+    import torch
+
+    batch = run.optimiser.batch * run.optimiser.accumulate
+
+    class Alike(torch.utils.data.Sampler[int]):
+        epoch = 0
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+        def __len__(self) -> int:
+            return len(lengths)
+
+        def __iter__(self) -> Iterator[int]:
+            order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(run.seed + self.epoch))
+            for some in order.split(50 * batch):  # as many batches are sorted together as transformers does
+                yield from sorted(some.tolist(), key=lambda i: -lengths[i])
+
+    return Alike()
 
 
 PAIR = ("prompt", "chosen", "rejected")
