@@ -79,9 +79,13 @@ class ModelClient(Protocol):
     """One way to get tokens. `stream` ends with exactly one `Finish` or raises `ModelUnavailable`; closing it early
     stops generation. Pieces without text and name are dropped, unless they are the first of a tool call."""
 
-    name: str
-    version: str
-    """Hash of all that decides the output, given messages and sampling."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str:
+        """Hash of all that decides the output, given messages and sampling."""
+        ...
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta | Finish]: ...
 
