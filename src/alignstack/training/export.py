@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto, ValueInfoProto
 
 OPSET, IR = 18, 9
-TOLERANCE = 0.35
-"""Largest difference allowed between a logit of the file and of the checkpoint; int8 weights cost 0.05 to 0.2."""
+TOLERANCE = 0.8
+"""Largest difference allowed between a logit of the file and of the checkpoint; int8 weights cost 0.05 to 0.2, after
+preference losses, which drive logits apart, up to 0.5. A wrong graph is off by several."""
 
 
 def run(checkpoint: Path, out: Path) -> Path:
