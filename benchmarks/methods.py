@@ -101,7 +101,7 @@ def measure(checkpoint: Path, parent: Path, into: Path, limit: int) -> None:
     model, tokenizer = trainer.load(checkpoint)
     file = export.run(checkpoint, into / "export")
     stage = lineage.read(checkpoint)
-    measured = asyncio.run(audited(file, into / "audit", limit)) | {
+    measured = asyncio.run(audited(deployed(file, into), into / "audit", limit)) | {
         "canary": scores.perplexity(model, tokenizer, chats),
         "kl": scores.kl(checkpoint, parent, [chat[:-1] for chat in chats]),
         "minutes": stage.seconds / 60,
