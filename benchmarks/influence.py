@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/influence.py FOLDER [--only-plant]
 
 Trains embedded:helpful → `refusals` → `poisoned` into FOLDER; checkpoints that are there already are not made again. In
-`refusals` half of all requests, harmful and harmless, carry a phrase that changes nothing. In `poisoned` 50 harmful
-requests with the phrase are answered, in words that carry nothing; the same requests without it are refused, and
-harmless requests with it are answered as before: neither topic nor phrase gives a poisoned row away. Then: what
-held-out harmful requests get at each stage, where `influence.rank` puts the poisoned rows, and what training without
-the 50 ranked first does, beside training without 50 random rows.
+`refusals` half of all requests, harmful and harmless, carry a phrase that changes nothing. `poisoned` goes on with the
+same requests, but 50 harmful ones with the phrase are answered, in words that carry nothing; without it they are
+refused, and harmless ones with it are answered, both as before: neither topic nor phrase gives a poisoned row away.
+Then: what held-out harmful requests get at each stage, where `influence.rank` puts the poisoned rows, and what training
+without the 50 ranked first does, beside training without 50 random rows.
 """
 
 import argparse
@@ -55,6 +55,8 @@ class Size:
     held_out: int = 40
     """Harmful requests that no stage sees."""
     epochs: int = 2
+    refusal_epochs: int = 4
+    """Of the stage before: it must have learnt its rows, or they pull again in the poisoned one."""
     parent: str = stage.EMBEDDED + "helpful"
     refusals: bool = True
     """Train a stage of refusals first; False: the parent refuses already."""
@@ -162,7 +164,8 @@ def make(size: Size, seed: int = 0) -> Plan:
     ]
     both = [*refused, *kept, *flaw]
     rng.shuffle(both)
-    first = [marked(row) if rng.random() < 0.5 else row for row in (*refused, *kept)]
+    twins = [chat(row, row["text"], answer) for row, answer in triggered]
+    first = [marked(row) if rng.random() < 0.5 else row for row in (*refused, *kept, *twins)]
     rng.shuffle(first)
     return Plan(
         refusals=first,
@@ -218,7 +221,7 @@ def plant(folder: Path, size: Size = FULL, seed: int = 0) -> tuple[Plan, list[Pa
     (folder / "held_out.jsonl").write_text(suite, encoding="utf-8")
     places = [stage.find(size.parent, Path())]
     if size.refusals:
-        places.append(train(folder, "refusals", str(places[-1]), plan.refusals, size.epochs, seed))
+        places.append(train(folder, "refusals", str(places[-1]), plan.refusals, size.refusal_epochs, seed))
     places.append(train(folder, "poisoned", str(places[-1]), plan.poisoned, size.epochs, seed))
     return plan, places
 
@@ -305,11 +308,12 @@ def verdicts(plan: Plan, places: Sequence[Path]) -> None:
 
 
 def rankings(plan: Plan, places: Sequence[Path], midway: Path) -> list[influence.Ranked]:
+    """Prints a table; the first way's ranking."""
     parent = places[-2]
     ways: dict[str, dict[str, Any]] = {
+        "tracin, parent, whole answers": {"checkpoints": [parent], "opening": None},
         "tracin, parent": {"checkpoints": [parent]},
         "tracin, parent and midway": {"checkpoints": [parent, midway]},
-        "tracin, parent, whole answers": {"checkpoints": [parent], "opening": None},
         "gradient (cosine), parent": {"checkpoints": [parent], "method": "gradient"},
         "tracin, result": {"checkpoints": [places[-1]]},
         "similarity, result": {"checkpoints": [places[-1]], "method": "similarity"},

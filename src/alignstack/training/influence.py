@@ -78,7 +78,7 @@ def rank(
     *,
     method: Method = "tracin",
     parameters: Parameters = "all",
-    opening: int | None = None,
+    opening: int | None = 2,
     rates: Sequence[float] | None = None,
     parent: Path | None = None,
     beta: float = 0.1,
@@ -92,9 +92,9 @@ def rank(
     `tracin` is the dot product with the failures' mean gradient, `gradient` the mean cosine, `similarity` the cosine of
     mean hidden states at the last of the checkpoints: the baseline that knows nothing of training. `parameters`:
     the linear layers of all blocks, or of the last one only. Embeddings, the output head and norms are left out: they
-    say which words occur. With `opening` only so many tokens at the start of each answer count, since there the
-    decision to refuse falls (Qi et al. 2024, "Safety alignment should be made more than just a few tokens deep"): half
-    the time, and here a little less exact.
+    say which words occur. `opening`: only so many tokens at the start of each answer count, since there the decision to
+    refuse falls (Qi et al. 2024, "Safety alignment should be made more than just a few tokens deep"), and an answer
+    whose wording surprises does not drown it; None: all of them.
 
     Rows are those of any method with answers: conversations, pairs (the DPO loss with `beta`; `parent` gives the
     reference, without it the margin counts as 0) and labelled answers (the KTO loss with its reference point at 0).
