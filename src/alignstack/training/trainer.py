@@ -24,6 +24,7 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 from pydantic import Field
 
+from alignstack.core.errors import DataError
 from alignstack.training.monitor import Monitor, Now, Stop
 from alignstack.training.recipe import Strict
 
@@ -233,6 +234,7 @@ def orpo(
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     args = ORPOConfig(**common(run), max_length=run.max_length, **settings)
+    rows = _fitting(tokenizer, rows, run.max_length)
     return _train(ORPOTrainer(model=model, args=args, **_parts(tokenizer, rows, PAIR, run)), run)
 
 
@@ -243,7 +245,21 @@ def cpo(
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     args = CPOConfig(**common(run), max_length=run.max_length, **settings)
+    rows = _fitting(tokenizer, rows, run.max_length)
     return _train(CPOTrainer(model=model, args=args, **_parts(tokenizer, rows, PAIR, run)), run)
+
+
+def _fitting(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row], room: int) -> list[Row]:
+    """Pairs that need not be cut: these trainers cut answers away whole, and the mean over no token is no number.
+    Raises DataError when none is left."""
+    kept = [row for row in rows if all(_length(tokenizer, [*row["prompt"], *row[side]]) <= room for side in PAIR[1:])]
+    if not kept:
+        raise DataError(f"no pair has at most {room} tokens; raise `max_length`, or give shorter texts")
+    return kept
+
+
+def _length(tokenizer: PreTrainedTokenizerFast, chat: Sequence[Mapping[str, str]]) -> int:
+    return len(tokenizer.apply_chat_template(chat)["input_ids"])
 
 
 def policy_gradient(
