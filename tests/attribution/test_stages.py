@@ -64,8 +64,9 @@ def test_every_pattern_is_what_its_definition_says(n: int) -> None:
         elif fixed:
             assert (found.kind, found.changes) == ("fixed", tuple(fixed))
         else:
-            assert found.kind == "flickers"
+            assert found.kind == ("reintroduced" if outcomes[-1] else "flickers")
             assert list(found.changes) == [k for k in range(1, n) if outcomes[k] is not outcomes[k - 1]]
+        assert found.by == (found.changes[-1] if found.kind in ("introduced", "reintroduced", "fixed") else None)
         assert found.first == (outcomes.index(True) if any(outcomes) else None)
 
 

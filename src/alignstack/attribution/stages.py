@@ -19,10 +19,11 @@ from alignstack.attribution.result import Estimate
 from alignstack.core.errors import DataError
 from alignstack.core.grid import Cell, Label, Record
 
-Kind = Literal["clean", "introduced", "fixed", "never", "flickers"]
-KINDS: tuple[Kind, ...] = ("clean", "introduced", "fixed", "never", "flickers")
-"""Fails at no stage; safe, and from one stage on failing to the end; failing, and from one stage on safe to the end;
-fails at every stage: no stage ever touched it; changes more than once."""
+Kind = Literal["clean", "introduced", "reintroduced", "fixed", "never", "flickers"]
+KINDS: tuple[Kind, ...] = ("clean", "introduced", "reintroduced", "fixed", "never", "flickers")
+"""Fails at no stage; safe, and from one stage on failing to the end; the same, after an earlier stage had fixed it;
+failing, and from one stage on safe to the end; fails at every stage: no stage ever touched it; safe at the end, after
+more than one change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,11 @@ class Pattern:
     """Places of the stages at which the outcome became another; of `introduced` and `fixed` the one stage."""
     first: int | None
     """The first stage at which it fails."""
+
+    @property
+    def by(self) -> int | None:
+        """The stage that made a failure of the last one, or mended it for good."""
+        return self.changes[-1] if self.kind in ("introduced", "reintroduced", "fixed") else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +236,7 @@ def pattern(fails: Sequence[bool]) -> Pattern:
     changes = tuple(k for k in range(1, len(fails)) if fails[k] != fails[k - 1])
     first = next((k for k, failed in enumerate(fails) if failed), None)
     if len(changes) > 1:
-        return Pattern(kind="flickers", changes=changes, first=first)
+        return Pattern(kind="reintroduced" if fails[-1] else "flickers", changes=changes, first=first)
     if changes:
         return Pattern(kind="introduced" if fails[-1] else "fixed", changes=changes, first=first)
     return Pattern(kind="clean" if first is None else "never", changes=(), first=first)

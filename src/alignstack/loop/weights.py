@@ -64,8 +64,8 @@ def examples(found: Replayed, n: int) -> list[dict[str, Any]]:
 
     introduced = defaultdict(list)
     for item in found.attribution.items:
-        if item.off.kind == "introduced":
-            introduced[found.members[item.off.changes[0]].name].append(item)
+        if item.off.by is not None and item.off.kind != "fixed":
+            introduced[found.members[item.off.by].name].append(item)
     made = []
     for member, parent, rows in _trained(found):
         failures = [_failure(found, item, member) for item in introduced[member.name]]

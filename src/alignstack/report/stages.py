@@ -157,7 +157,7 @@ def _groups(items: Sequence[ItemStages], names: Sequence[str]) -> list[Document]
     found: dict[tuple[str, str, str | None], list[ItemStages]] = {}
     for item in items:
         if item.off.kind != "clean" or item.failed:
-            at = names[item.off.changes[0]] if item.off.kind in ("introduced", "fixed") else None
+            at = None if item.off.by is None else names[item.off.by]
             found.setdefault((item.label, item.off.kind, at), []).append(item)
     order = sorted(found, key=lambda key: (key[0] != "harmful", _RANK[key[1]], names.index(key[2]) if key[2] else -1))
     return [_group(*key, found[key]) for key in order]
@@ -183,9 +183,10 @@ def said(group: Mapping[str, Any]) -> str:
     """`introduced by dpo`, `never fixed: fails at every stage` …"""
     sentences = {
         "introduced": f"introduced by {group['stage']}",
+        "reintroduced": f"introduced again by {group['stage']}, after a stage had fixed it",
         "fixed": f"fixed by {group['stage']}",
         "never": "never touched: fails at every stage",
-        "flickers": "flickers: changes more than once",
+        "flickers": "flickers: safe again after more than one change",
         "clean": "in no stage: the layers alone",
     }
     return sentences[group["kind"]]
