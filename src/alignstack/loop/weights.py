@@ -3,6 +3,7 @@ which preference pairs were never learnt, and which training examples pull towar
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +59,23 @@ def margins(found: Replayed) -> list[dict[str, Any]]:
 
 def examples(found: Replayed, n: int) -> list[dict[str, Any]]:
     """For each stage that introduced failures and kept what it was trained on, the `n` examples that pull hardest
-    toward them: `{stage, failures, rows: [{index, origin, score}]}`. By their gradients where the stage began: at its
-    end what was learnt has none left."""
+    toward them: `{stage, label, failures, rows: [{index, origin, score}]}`, harm and false refusals apart, since rows
+    that teach the one seldom teach the other. By their gradients where the stage began: at its end what was learnt has
+    none left."""
     from alignstack.training import influence
 
     introduced = defaultdict(list)
     for item in found.attribution.items:
         if item.off.by is not None and item.off.kind != "fixed":
-            introduced[found.members[item.off.by].name].append(item)
+            introduced[found.members[item.off.by].name, item.label].append(item)
     made = []
-    for member, parent, rows in _trained(found):
-        failures = [_failure(found, item, member) for item in introduced[member.name]]
+    for (member, parent, rows), label in product(_trained(found), ("harmful", "benign")):
+        failures = [_failure(found, item, member) for item in introduced[member.name, label]]
         if not failures or not ANSWERED & rows[0].keys():
             continue
         ranked = influence.rank([parent], rows, failures, parent=parent, beta=_beta(member))
         best = [{"index": one.index, "origin": one.origin, "score": float(f"{one.score:.6g}")} for one in ranked[:n]]
-        made.append({"stage": member.name, "failures": len(failures), "rows": best})
+        made.append({"stage": member.name, "label": label, "failures": len(failures), "rows": best})
     return made
 
 

@@ -361,8 +361,9 @@ def _examples(document: Document) -> list[RenderableType]:
     """Only after `--examples`."""
     parts: list[RenderableType] = []
     for one in document.get("examples", ()):
+        word = "harmful answers" if one["label"] == "harmful" else "false refusals"
         grid = table(("pull", "right"), ("training example", "left"))
         for row in one["rows"]:
             grid.add_row(Text(f"{row['score']:+.3g}"), cell(row["origin"] or f"row {row['index']}", limit=80))
-        parts += [heading(f"Examples of {one['stage']}", f"that pull toward its {one['failures']} failures"), grid]
+        parts += [heading(f"Examples of {one['stage']}", f"that pull toward its {one['failures']} {word}"), grid]
     return parts
