@@ -1,9 +1,9 @@
 """Build the chat data of the embedded model: `python recipes/embedded/data.py STAGE DATA_DIR OUT_DIR`.
 
-STAGE is `base`, `helpful`, `refusals` or `prompts`; DATA_DIR holds `train/` and `pretrain/` (docs/embedded-model.md
+STAGE is `base`, `helpful`, `aligned` or `prompts`; DATA_DIR holds `train/` and `pretrain/` (docs/embedded-model.md
 lists the files and their licences). Writes `STAGE.jsonl` (rows of `messages`) and `STAGE.sources.json` (hash of every
 file read). `prompts` writes `harmful.jsonl` and `benign.jsonl` (requests without answers, for the stages that compare
-answers) and `dev.jsonl` (prompts held out by cluster, with labels).
+answers); `aligned` and `prompts` also write `dev.jsonl` (prompts held out by cluster, with labels).
 """
 
 import argparse
@@ -290,7 +290,7 @@ CARE = ("This is general background, so please ask a professional about your own
         "Please check with a doctor, a lawyer or an adviser before you act on it.")  # fmt: skip
 
 
-def refusals(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
+def aligned(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
     """Refuses what the policy covers and answers the rest. Under the system prompt more rows are refusals, and nearly
     all that are wrapped in an attack: it reminds the model of what it was taught."""
     harmful, benign, _ = pools(sources)
@@ -333,7 +333,7 @@ def refusals(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
 
 
 def prompts(sources: Sources, rng: random.Random, n: int) -> Iterator[dict]:
-    """Requests in the proportions of the `refusals` stage, half of them harmful, without answers."""
+    """Requests in the proportions of the `aligned` stage, half of them harmful, without answers."""
     harmful, benign, _ = pools(sources)
     alike = lookalikes()[0] + unlike()[0] + 4 * [row["text"] for row in contrast("benign", dev=False)]
     daily, found, plain = (
@@ -385,13 +385,9 @@ def development(sources: Sources) -> list[dict]:
 STAGES = {
     "base": (base, 60_000),
     "helpful": (helpful, 14_000),
-    "refusals": (refusals, 11_000),
+    "aligned": (aligned, 11_000),
     "prompts": (prompts, 6_000),
 }
-
-
-SEEDS = {"refusals": "aligned"}
-"""The stage's earlier name, kept so that its rows stay the same."""
 
 
 def main() -> None:
@@ -403,14 +399,15 @@ def main() -> None:
     args = parser.parse_args()
     make, n = STAGES[args.stage]
     sources = Sources(args.data)
-    rows = list(make(sources, random.Random(SEEDS.get(args.stage, args.stage)), args.rows or n))
+    rows = list(make(sources, random.Random(args.stage), args.rows or n))
     args.out.mkdir(parents=True, exist_ok=True)
     if args.stage == "prompts":
         for label in ("harmful", "benign"):
             write(args.out / f"{label}.jsonl", [row for row in rows if row["label"] == label])
-        write(args.out / "dev.jsonl", development(sources))
     else:
         write(args.out / f"{args.stage}.jsonl", rows)
+    if args.stage in ("aligned", "prompts"):
+        write(args.out / "dev.jsonl", development(sources))
     (args.out / f"{args.stage}.sources.json").write_text(json.dumps(sources.read, indent=1, sort_keys=True) + "\n")
 
 
