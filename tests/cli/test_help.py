@@ -3,7 +3,6 @@
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import click
@@ -52,15 +51,6 @@ def test_every_option_can_come_from_the_environment(path: tuple[str, ...], monke
             assert option.resolve_envvar_value(context) == "general"
             patch.setenv("_".join(("ALIGNSTACK", *path, word)).upper().replace("-", "_"), "special")
             assert option.resolve_envvar_value(context) == "special"
-
-
-def test_help_answers_at_once() -> None:
-    def seconds() -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "alignstack", "--help"], check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - start
-
-    assert min(seconds() for _ in range(3)) < 0.3
 
 
 def test_help_loads_nothing_heavy() -> None:
