@@ -24,6 +24,12 @@ RECIPES = ROOT / "recipes"
 RUNS = "../runs/"
 """How recipes name the results of other recipes."""
 BEGIN, END = "<!-- methods table -->", "<!-- end of methods table -->"
+NOTE = (
+    "{} harmful and {} benign prompts a seed, none trained on; three seeds, of the first two rows none. In brackets 95% "
+    "intervals that resample seeds and prompts; for the other columns the range over seeds. Canary: perplexity of good "
+    "answers to everyday requests. KL: nats a token from where the method starts, on the same requests. Minutes: one "
+    "core, shared with other work. MB: peak memory of the process, of which about 500 are libraries."
+)
 NOT_MODELS = ("reward",)
 """Methods whose result answers nothing: parents only."""
 
@@ -182,10 +188,9 @@ def table(found: dict[str, list[dict]], origin: dict[str, str]) -> str:
         cells = [rate(results, "harmful", guards, 0) for guards in ("off", "on")]
         cells += [rate(results, "benign", guards, 1) for guards in ("off", "on")]
         cells += [spread(results, key, digits) for key, digits in (("canary", 2), ("kl", 3), ("minutes", 1), ("mb", 0))]
-        lines.append(f"| {name} | {origin[name]} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {origin.get(name, '–')} | {' | '.join(cells)} |")
     labels = next(iter(found.values()))[0]["label"]
-    n = f"n = {labels.count('harmful')} harmful and {labels.count('benign')} benign prompts a seed"
-    return "\n".join([*lines, "", f"{n}, {max(map(len, found.values()))} seeds."])
+    return "\n".join([*lines, "", NOTE.format(labels.count("harmful"), labels.count("benign"))])
 
 
 def work(name: str, recipe: dict, seed: int, out: Path, limit: int) -> None:
@@ -197,6 +202,19 @@ def work(name: str, recipe: dict, seed: int, out: Path, limit: int) -> None:
     start = placed(recipe["tree"]["parent"], seed, out)
     call(__file__, "--measure", str(out / f"{name}-{seed}"), str(start), str(into), "--limit", str(limit))
     print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
+
+
+def untrained(start: str, out: Path, limit: int) -> dict:
+    """What a method starts from, measured alike."""
+    into = out / f"{start.replace(':', '-')}.measured"
+    if not (into / "result.json").is_file():
+        into.mkdir(exist_ok=True)
+        call(__file__, "--measure", start, start, str(into), "--limit", str(limit))
+    return json.loads((into / "result.json").read_text())
+
+
+def result(checkpoint: Path) -> dict:
+    return json.loads(Path(f"{checkpoint}.measured/result.json").read_text())
 
 
 def main() -> None:
@@ -212,7 +230,8 @@ def main() -> None:
     if args.measure:
         from alignstack.training.stage import find
 
-        measure(Path(args.measure[0]), find(args.measure[1], ROOT / "x"), Path(args.measure[2]), args.limit)
+        checkpoint, parent = (find(name, ROOT / "x") for name in args.measure[:2])
+        measure(checkpoint, parent, Path(args.measure[2]), args.limit)
         return
     args.out.mkdir(parents=True, exist_ok=True)
     known = recipes()
@@ -220,14 +239,13 @@ def main() -> None:
     for seed in range(1, args.seeds + 1):
         each(wanted, known, lambda name, seed=seed: work(name, known[name], seed, args.out, args.limit), args.jobs)
     names = [name for name in TopologicalSorter(wanted).static_order() if known[name]["method"] not in NOT_MODELS]
+    names = [name for name in names if not args.only or name in args.only]
+    origin = {name: known[name]["tree"]["parent"].removeprefix(RUNS) for name in names}
     found = {
-        name: [
-            json.loads((args.out / f"{name}-{seed}.measured/result.json").read_text())
-            for seed in range(1, args.seeds + 1)
-        ]
-        for name in names
+        start: [untrained(start, args.out, args.limit)] for start in dict.fromkeys(origin.values()) if ":" in start
     }
-    made = table(found, {name: known[name]["tree"]["parent"].removeprefix(RUNS) for name in names})
+    found |= {name: [result(args.out / f"{name}-{seed}") for seed in range(1, args.seeds + 1)] for name in names}
+    made = table(found, origin)
     print(made)
     if args.write:
         head, rest = args.write.read_text(encoding="utf-8").split(BEGIN)
