@@ -25,9 +25,9 @@ RUNS = "../runs/"
 """How recipes name the results of other recipes."""
 BEGIN, END = "<!-- methods table -->", "<!-- end of methods table -->"
 NOTE = (
-    "{} harmful and {} benign prompts a seed, none trained on; three seeds, of the first two rows none. In brackets 95% "
+    "{} harmful and {} benign prompts a seed, none trained on; three seeds, but for starting points. In brackets 95% "
     "intervals that resample seeds and prompts; for the other columns the range over seeds. Canary: perplexity of good "
-    "answers to everyday requests. KL: nats a token from where the method starts, on the same requests. Minutes: one "
+    "answers to everyday requests. KL: nats a token from where the method starts, on those requests. Minutes: one "
     "core, shared with other work. MB: peak memory of the process, of which about 500 are libraries."
 )
 NOT_MODELS = ("reward",)
