@@ -171,6 +171,8 @@ def rate(results: list[dict], label: str, guards: str, which: int) -> str:
 def spread(results: list[dict], key: str, digits: int) -> str:
     """Mean and range over seeds."""
     values = [result[key] for result in results]
+    if not any(values):  # of a starting point
+        return "–"
     mean = f"{np.mean(values):.{digits}f}"
     return mean if min(values) == max(values) else f"{mean} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
