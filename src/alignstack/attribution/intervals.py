@@ -12,21 +12,16 @@ import numpy as np
 
 from alignstack.attribution.arrays import Floats, Ints
 from alignstack.attribution.result import Estimate
-
-Z = 1.959963984540054
-"""The 97.5% point of the standard normal distribution."""
+from alignstack.core.wilson import Z
+from alignstack.core.wilson import wilson as bounds
 
 
 def wilson(events: int, n: int) -> Estimate:
     """One rate, by Wilson's score interval. n = 0 gives 0 in [0, 1]."""
     if n == 0:
         return Estimate(value=0.0, low=0.0, high=1.0, n=0, upper_bound=True)
-    p = events / n
-    middle = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
-    low = 0.0 if events == 0 else middle - half  # exact at the ends, where rounding would leave 1e-17
-    high = 1.0 if events == n else middle + half
-    return Estimate(value=p, low=low, high=high, n=n, upper_bound=not supported(events, n))
+    low, high = bounds(events, n)
+    return Estimate(value=events / n, low=low, high=high, n=n, upper_bound=not supported(events, n))
 
 
 def supported(events: int, n: int) -> bool:

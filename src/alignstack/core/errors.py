@@ -14,6 +14,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+SHOWN = 50
+"""Bad lines of data files listed before the rest are only counted."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -48,6 +51,13 @@ class DataError(AlignstackError):
     """A data file that cannot be used; the message says which line and why."""
 
     exit_code = 2
+
+
+def complain(problems: Sequence[str]) -> None:
+    """Raises DataError with the first bad lines of data files, and the number of the others; nothing without any."""
+    if problems:
+        more = [f"… and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise DataError("\n".join([*problems[:SHOWN], *more]))
 
 
 class NotFound(AlignstackError):

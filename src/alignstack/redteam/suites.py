@@ -4,25 +4,20 @@
 (sources, licences) are passed over. Files ending in `.gz` and `.zst` are unpacked.
 """
 
-import gzip
 import hashlib
 import json
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-import zstandard
-
-from alignstack.core.errors import DataError, nearest
+from alignstack.core.errors import DataError, complain, nearest
 from alignstack.core.grid import Label, SuiteRow
 from alignstack.core.messages import Conversation, Message, last_user_text
+from alignstack.store.packed import BROKEN, unpacked
 
 LABELS: tuple[str, ...] = get_args(Label)
 ROLES = ("system", "user", "assistant")
-SHOWN = 50
-"""Bad lines listed before the rest are only counted."""
 
 DATA = Path(__file__).parent / "data"
 DEMO = ("demo_harmful.jsonl", "demo_benign.jsonl", "demo_lookalikes.jsonl")
@@ -83,7 +78,7 @@ def read(path: Path) -> list[Item]:
             items.append(item)
         except _Wrong as wrong:
             problems.append(f"{path}:{number}: {wrong}")
-    _complain(problems)
+    complain(problems)
     return items
 
 
@@ -101,7 +96,7 @@ def read_all(paths: Sequence[Path]) -> list[Item]:
         problems += [f"{path}: id {i.id!r} is also in {homes[i.id]}; ids are unique" for i in found if i.id in homes]
         homes |= {item.id: path for item in found}
         items += found
-    _complain(problems)
+    complain(problems)
     return items
 
 
@@ -125,12 +120,6 @@ class _Wrong(Exception):
     """What is wrong with one line."""
 
 
-def _complain(problems: Sequence[str]) -> None:
-    if problems:
-        more = [f"… and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise DataError("\n".join([*problems[:SHOWN], *more]))
-
-
 def _unpacked(path: Path) -> bytes:
     try:
         raw = path.read_bytes()
@@ -138,27 +127,9 @@ def _unpacked(path: Path) -> bytes:
         near = nearest(path.name, _neighbours(path)) if isinstance(error, FileNotFoundError) else ""
         raise DataError(f"cannot read suite {str(path)!r}: {error.strerror}{near}") from None
     try:
-        return UNPACK.get(path.suffix, bytes)(raw)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        return unpacked(raw, path.suffix)
+    except BROKEN as error:
         raise DataError(f"{path}: is not a whole {path.suffix} file ({error})") from None
-
-
-def _all_frames(raw: bytes) -> bytes:
-    """Raises EOFError for a file that was cut off, whose remaining items would otherwise be lost without a word."""
-    parts: list[bytes] = []
-    while raw:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        parts.append(frame.decompress(raw))
-        if not frame.eof:
-            raise EOFError("it ends before its last frame does")
-        raw = frame.unused_data
-    return b"".join(parts)
-
-
-UNPACK: Mapping[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.decompress,
-    ".zst": _all_frames,
-}
 
 
 def _neighbours(path: Path) -> list[str]:

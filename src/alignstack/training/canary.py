@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from alignstack.core.errors import DataError
-from alignstack.training import trainer
+from alignstack.core.errors import DataError, complain
+from alignstack.training import corpus, trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -51,23 +50,9 @@ def chats(files: Sequence[Path]) -> list[list[dict[str, str]]]:
 
 def _rows(files: Sequence[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
     for path in files:
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read {str(path)!r}: {error}") from None
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield path, number, _object(path, number, line)
-
-
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        raise DataError(f"{path}:{number}: is not a JSON object")
-    return row
+        problems: list[str] = []
+        yield from ((path, number, row) for number, row in corpus.lines(path, problems))
+        complain(problems)
 
 
 def solved(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: Sequence[Task]) -> int:

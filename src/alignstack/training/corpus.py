@@ -1,18 +1,12 @@
 """Training data on disk: JSON Lines or one JSON array, plain or compressed (`.gz`, `.zst`)."""
 
-import gzip
 import json
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from alignstack.core.errors import DataError, nearest
-
-SHOWN = 50
-"""Bad lines listed before the rest are only counted."""
+from alignstack.store.packed import BROKEN, unpacked
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -39,13 +33,6 @@ def lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]
             yield number, row
 
 
-def complain(problems: list[str]) -> None:
-    """Raise DataError with the first problems and the number of the others, if there are any."""
-    if problems:
-        more = [f"… and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise DataError("\n".join([*problems[:SHOWN], *more]))
-
-
 def _read(path: Path) -> Iterator[tuple[int, dict[str, Any] | Bad]]:
     raw = _unpacked(path).removeprefix(b"\xef\xbb\xbf")
     if raw.lstrip()[:1] == b"[":
@@ -65,24 +52,9 @@ def _unpacked(path: Path) -> bytes:
         what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise DataError(f"data file {str(path)!r} {what}{near}") from None
     try:
-        return UNPACK.get(path.suffix, bytes)(raw)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        return unpacked(raw, path.suffix)
+    except BROKEN as error:
         raise DataError(f"{str(path)!r} is not a whole {path.suffix} file ({error})") from None
-
-
-def _all_frames(raw: bytes) -> bytes:
-    """Raises EOFError for a file that was cut off."""
-    parts: list[bytes] = []
-    while raw:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        parts.append(frame.decompress(raw))
-        if not frame.eof:
-            raise EOFError("it ends before its last frame does")
-        raw = frame.unused_data
-    return b"".join(parts)
-
-
-UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".zst": _all_frames}
 
 
 def _object(line: bytes) -> dict[str, Any] | Bad:

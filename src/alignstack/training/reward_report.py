@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignstack.core.wilson import wilson
 from alignstack.training import trainer
 from alignstack.training.soft import turned
 
@@ -87,12 +88,10 @@ def accuracy(found: Sequence[Pair]) -> dict[str, Any]:
 
 def share(right: int, n: int) -> dict[str, Any]:
     """`accuracy` with `low`, `high` and `n`; None where there is nothing to count."""
-    from scipy.stats import binomtest
-
     if not n:
         return {"accuracy": None, "low": None, "high": None, "n": 0}
-    interval = binomtest(right, n).proportion_ci(method="wilson")
-    return {"accuracy": right / n, "low": float(interval.low), "high": float(interval.high), "n": n}
+    low, high = wilson(right, n)
+    return {"accuracy": right / n, "low": low, "high": high, "n": n}
 
 
 def margins(found: Sequence[Pair]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from alignstack.core.errors import DataError
 from alignstack.core.messages import digest
+from alignstack.core.wilson import wilson
 from alignstack.training import dataset, dpo, losses, trainer
 from alignstack.training.feedback import Case, Feedback, build
 from alignstack.training.feedback.answers import Answers, sample
@@ -160,16 +161,6 @@ class Bias:
 def bias(found: Mapping[str, Line]) -> Bias:
     """Of all pairs that were judged."""
     return Bias(list(found.values()))
-
-
-def wilson(events: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The interval of a share (Wilson 1927); [0, 1] for n = 0."""
-    if n == 0:
-        return 0.0, 1.0
-    share, spread = events / n, z * z / n
-    middle = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def describe(
