@@ -38,11 +38,11 @@ def test_recipe_is_placed_by_seed_and_keeps_its_data(methods: Any, tmp_path: Pat
 
 
 def test_interval_spans_seeds_and_prompts(methods: Any) -> None:
-    one = {"label": ["harmful"] * 4, "cluster": ["a", "b", "c", "d"], "on": [[1, 0], [1, 0], [0, 0], [0, 0]]}
-    other = one | {"on": [[1, 0], [1, 0], [1, 0], [1, 0]]}
-    assert methods.rate([other], "harmful", "on", 0) == "100.0% (100.0%–100.0%)"
-    assert methods.rate([one, other], "harmful", "on", 0).startswith("75.0% (")
-    low, high = methods.rate([one, one], "harmful", "on", 0)[:-1].split(" (")[1].split("–")
+    one = {"label": ["harmful"] * 4, "cluster": ["a", "b", "c", "d"], "on": [True, True, False, False]}
+    other = one | {"on": [True] * 4}
+    assert methods.rate([other], "harmful", "on") == "100.0% (100.0%–100.0%)"
+    assert methods.rate([one, other], "harmful", "on").startswith("75.0% (")
+    low, high = methods.rate([one, one], "harmful", "on")[:-1].split(" (")[1].split("–")
     assert float(low[:-1]) == 0.0 and float(high[:-1]) == 100.0  # two of four clusters: anything may be drawn
 
 
