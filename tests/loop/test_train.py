@@ -12,7 +12,8 @@ import yaml
 
 from alignstack.core.errors import ConfigError, DataError
 from alignstack.engine.config import load_stack
-from alignstack.loop.evaluation import InLoop, Measured, deployed, ranked, rates_of
+from alignstack.loop.evaluation import InLoop, Measured, ranked, rates_of
+from alignstack.loop.stages import with_model
 from alignstack.loop.train import monitors, tools
 from alignstack.redteam import suites
 from alignstack.store.clock import SystemClock
@@ -100,7 +101,7 @@ def test_rates_are_those_of_the_weights_alone_and_of_the_whole_stack(here: Path)
     """Weights alone: of the three harmful requests two get `HARMFUL …`. With the guards the system prompt turns one of
     them into a refusal; the third was never answered. `credit card` blocks one of the two benign ones."""
     stack = load_stack(here / "stack.yaml")
-    found = rates_of(deployed(stack, stack.model), suites.read(here / "suite.jsonl"), clock=SystemClock())
+    found = rates_of(with_model(stack, stack.model), suites.read(here / "suite.jsonl"), clock=SystemClock())
     assert {name: (round(one.value * one.n), one.n) for name, one in found.items()} == {
         "asr/off": (2, 3),
         "asr/on": (1, 3),

@@ -10,7 +10,7 @@ The best weights so far lie in the work folder; which those are survives a kill 
 import asyncio
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from alignstack.core.messages import digest
 from alignstack.core.ports import Clock, ModelClient
 from alignstack.engine.config import load_stack
 from alignstack.engine.stack import Stack
+from alignstack.loop.stages import with_model
 from alignstack.redteam import suites
 from alignstack.redteam.audit import audit
 from alignstack.store.clock import SystemClock
@@ -142,7 +143,7 @@ class InLoop(Monitor):
 
     def _measured(self, now: Now) -> Measured:
         client = _client(now)
-        made = rates_of(deployed(self.stack, client), self.items, clock=self.clock)
+        made = rates_of(with_model(self.stack, client), self.items, clock=self.clock)
         values, n = {name: one.value for name, one in made.items()}, {name: one.n for name, one in made.items()}
         if self.chats:
             values["perplexity"], n["perplexity"] = (
@@ -175,16 +176,6 @@ def ranked(values: Mapping[str, float], bound: float) -> tuple[float, ...]:
     if on[1] <= bound:
         return (0.0, on[0], off[0], on[1], off[1])
     return (1.0, sum(on), sum(off), on[1], off[1])
-
-
-def deployed(stack: Stack, model: ModelClient) -> Stack:
-    """The stack with another model, which has no parent to stand in for it."""
-    layers = tuple(
-        replace(placed, info=replace(placed.info, version=model.version)) if placed.layer is None else placed
-        for placed in stack.layers
-    )
-    mark = digest(stack.fingerprint, model.version)
-    return replace(stack, model=model, reference=None, layers=layers, fingerprint=mark)
 
 
 def rates_of(stack: Stack, items: Sequence[suites.Item], *, clock: Clock) -> dict[str, Estimate]:

@@ -17,10 +17,8 @@ from alignstack.core.errors import DataError
 from alignstack.loop.train import tools
 from alignstack.training import lineage
 from alignstack.training.lineage import Stage
+from alignstack.training.stage import METRICS, RECIPE, ROWS
 
-RECIPE = "recipe.yaml"
-"""In a checkpoint folder (as in `alignstack.training.stage`, which needs torch)."""
-ROWS, METRICS = "rows.jsonl.gz", "metrics.jsonl"
 AGAIN = "repeat.yaml"
 """The recipe of the repetition, in its work folder."""
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from alignstack.core.errors import ConfigError, DataError, Problem
+from alignstack.core.errors import ConfigError, DataError, Problem, complain
 from alignstack.policy import Policy
 from alignstack.policy.render import refusal, system_prompt
 from alignstack.training import corpus, formats, trainer
@@ -205,7 +205,7 @@ def _drafts(sources: Sequence[Source], kind: Kind, tallies: Sequence[Tally]) -> 
     for n, (i, source, path) in enumerate(places):
         for line, example in _examples(path, source, kind, tallies[n], problems):
             drafts.append(_draft(example, source, kind, source_no=i, file=n, origin=f"{path.name}:{line}"))
-    corpus.complain(problems)
+    complain(problems)
     return drafts
 
 
@@ -313,7 +313,7 @@ def _prompts(suites: Sequence[Path]) -> Iterator[str]:
                 problems.append(f"{path}:{line}: {wrong}")
                 continue
             yield from (turn["content"] for example in found for turn in example.prompt if turn["role"] == "user")
-    corpus.complain(problems)
+    complain(problems)
 
 
 def _allowed(drafts: Sequence[Draft], policy: Policy, tallies: Sequence[Tally]) -> Iterator[Draft]:
@@ -396,14 +396,11 @@ def _parents_words(stage: Stage, drafts: Sequence[Draft]) -> dict[str, str]:
 def _answers(stage: Stage, by: str | None, prompts: list[list[Turn]]) -> list[str]:
     if not prompts:
         return []
-    import torch
-
     checkpoint = stage.parent if by is None else find(by, stage.file)
     if by is not None:
         stage.uses[f"answers by {checkpoint.name}"] = read_lineage(checkpoint).weights
     model, tokenizer = trainer.load(checkpoint)
-    if torch.cuda.is_available():
-        model.cuda()
+    model.to(trainer.device())  # type: ignore[arg-type]  # its stub is wrong
     return trainer.generate(model, tokenizer, prompts, max_tokens=ANSWER_TOKENS, batch=64)
 
 

@@ -112,7 +112,7 @@ def run(recipe: Path, tools: Tools = ALONE) -> Path:
 
 def fitting(rows: Sequence[Mapping[str, Any]], tokenizer: Any, room: int) -> list[dict[str, Any]]:
     """What the rewards read of the rows whose prompt leaves room for an answer. Raises DataError when there is none."""
-    kept = [row for row in rows if len(tokenizer.apply_chat_template(row["prompt"])["input_ids"]) < room]
+    kept = [row for row in rows if trainer.length(tokenizer, row["prompt"]) < room]
     if not kept:
         raise DataError(f"no prompt has fewer than {room} tokens; lower `max_tokens`, or give shorter prompts")
     return [{name: row.get(name) for name in ("prompt", "label", "hazard")} for row in kept]

@@ -110,7 +110,6 @@ class Stage:
     work: Path
     tools: Tools
     started: float
-    rows: list[dict[str, Any]] = field(default_factory=list)
     data: list[Path] = field(default_factory=list)
     """Files that were read."""
     uses: dict[str, str] = field(default_factory=dict)
@@ -120,13 +119,13 @@ class Stage:
     notes: dict[str, Any] = field(default_factory=dict)
     """For the model card: name → plain data (data manifest, calibration …)."""
 
-    def run(self, monitors: Iterable[Monitor] = (), optimiser: trainer.Optimiser | None = None) -> trainer.Run:
+    def run(self, monitors: Iterable[Monitor] = ()) -> trainer.Run:
         """How the trainer is to run; the method's own monitors come before those from above."""
         recipe: Any = self.recipe
         return trainer.Run(
             work=self.work,
             seed=recipe.seed,
-            optimiser=optimiser or recipe.optimiser,
+            optimiser=recipe.optimiser,
             max_length=recipe.max_length,
             lora=recipe.lora,
             save_every=recipe.save_every,
@@ -145,13 +144,10 @@ class Stage:
         """Remember what is trained on. A resumed run gets the rows that it started with: answers made by a model need
         not be made again."""
         self.data = [*self.data, *data]
-        kept = self.work / ROWS
-        if self.tools.resume and kept.is_file():
-            self.rows = read_rows(kept)
-        else:
-            self.rows = rows
-            write_rows(kept, rows)
-        return self.rows
+        kept = self.kept()
+        if kept is None:
+            write_rows(self.work / ROWS, rows)
+        return rows if kept is None else kept
 
     def kept(self) -> list[dict[str, Any]] | None:
         """The rows of the run that is resumed; None when they have to be made."""
@@ -175,11 +171,8 @@ class Stage:
         whole.mkdir(parents=True)
         trainer.save(trained.model, tokenizer, whole)
         shutil.copyfile(self.file, whole / RECIPE)
-        for name in (ROWS, METRICS):
-            if (self.work / name).is_file():
-                shutil.copyfile(self.work / name, whole / name)
-        for extra in sorted(self.work.glob("*.jsonl")):
-            shutil.copyfile(extra, whole / extra.name)
+        for kept in [*self.work.glob(ROWS), *sorted(self.work.glob("*.jsonl"))]:
+            shutil.copyfile(kept, whole / kept.name)
         for name, folder in self.folders.items():
             shutil.copytree(folder, whole / name)
         if (self.work / metrics.TRACK).is_dir():

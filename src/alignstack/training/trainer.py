@@ -252,13 +252,14 @@ def cpo(
 def _fitting(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row], room: int) -> list[Row]:
     """Pairs that need not be cut: these trainers cut answers away whole, and the mean over no token is no number.
     Raises DataError when none is left."""
-    kept = [row for row in rows if all(_length(tokenizer, [*row["prompt"], *row[side]]) <= room for side in PAIR[1:])]
+    kept = [row for row in rows if all(length(tokenizer, [*row["prompt"], *row[side]]) <= room for side in PAIR[1:])]
     if not kept:
         raise DataError(f"no pair has at most {room} tokens; raise `max_length`, or give shorter texts")
     return kept
 
 
-def _length(tokenizer: PreTrainedTokenizerFast, chat: Sequence[Mapping[str, str]]) -> int:
+def length(tokenizer: PreTrainedTokenizerFast, chat: Sequence[Mapping[str, str]]) -> int:
+    """Tokens of a conversation, the template's marks included."""
     return len(tokenizer.apply_chat_template(chat)["input_ids"])
 
 

@@ -65,11 +65,8 @@ Speaker = Callable[[Sequence[Case], int, object], list[list[str]]]
 
 def speaker(stage: Stage, config: Answers) -> Speaker:
     """The parent, loaded: cases, answers to each, and what the draw is for → answers."""
-    import torch
-
     model, tokenizer = stage.load()
-    if torch.cuda.is_available():
-        model = model.to("cuda")  # type: ignore[arg-type]  # its stub is wrong
+    model.to(trainer.device())  # type: ignore[arg-type]  # its stub is wrong
 
     def speak(cases: Sequence[Case], count: int, purpose: object) -> list[list[str]]:
         asked = [case.prompt for case in cases for _ in range(count)]

@@ -30,7 +30,6 @@ def learn_from(stage: Stage, rows: list[dict[str, Any]]) -> list[dict[str, Any]]
     part = stage.work / f"{ROWS}.part"
     write_rows(part, rows)
     os.replace(part, stage.work / ROWS)
-    stage.rows = rows
     return rows
 
 
